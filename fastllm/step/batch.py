@@ -1,0 +1,36 @@
+"""Batch: what crosses the line into the native step, int32 arrays and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokens of one or more sequences for one forward pass.
+
+    The tokens of one sequence lie side by side and have consecutive positions; everything before
+    the first of them must already be in the KV cache. A decode step is one token per sequence, a
+    prompt chunk several of one sequence; both may be mixed.
+
+    Attributes
+    ----------
+    token_ids : int32[num_tokens]
+    positions : int32[num_tokens]
+        Place of each token in its sequence, from 0.
+    seq_starts : int32[num_seqs + 1]
+        Tokens ``seq_starts[s]:seq_starts[s + 1]`` belong to sequence s.
+    block_tables : int32[num_seqs, max_blocks]
+        KV block of positions ``64 * j`` to ``64 * j + 63`` of sequence s.
+    logit_rows : int32[num_rows]
+        Indices of tokens whose logits are wanted, ascending.
+    """
+
+    token_ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    seq_starts: NDArray[np.int32]
+    block_tables: NDArray[np.int32]
+    logit_rows: NDArray[np.int32]
