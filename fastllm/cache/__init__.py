@@ -1,0 +1,1 @@
+"""What does a request leave behind? Blocks of the KV cache."""

@@ -1,0 +1,54 @@
+"""The memory of the KV cache: pages of 64 positions, addressed by (layer, block, kv head)."""
+
+from __future__ import annotations
+
+from fastllm.flash.arena import Arena
+from fastllm.models.layers import Decoder
+
+BLOCK_SIZE = 64  # tokens of a block; a page is one block of one kv head (``kernels.attention``)
+
+
+def padded_head_dim(head_dim: int) -> int:
+    """Dimensions stored for a head: the next multiple of 16."""
+    return -(-head_dim // 16) * 16
+
+
+def page_bytes(head_dim: int) -> int:
+    """Bytes of keys and values (half precision) of one page."""
+    return 2 * BLOCK_SIZE * padded_head_dim(head_dim) * 2
+
+
+def block_bytes(decoder: Decoder) -> int:
+    """Bytes of one block in all layers."""
+    return sum(
+        layer.attention.num_kv_heads * page_bytes(layer.attention.head_dim)
+        for layer in decoder.layers
+    )
+
+
+class KVCache:
+    """Memory for `num_blocks` blocks; untouched blocks cost nothing.
+
+    Attributes
+    ----------
+    nbytes : int
+    layer_addresses : list of int
+        Address of block 0, kv head 0 of each layer.
+    layer_strides : list of int
+        Bytes from one block of a layer to the next.
+    """
+
+    def __init__(self, decoder: Decoder, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self.nbytes = block_bytes(decoder) * num_blocks
+        self._arena = Arena(self.nbytes)
+        self.layer_addresses, self.layer_strides = [], []
+        for layer in decoder.layers:
+            attention = layer.attention
+            stride = attention.num_kv_heads * page_bytes(attention.head_dim)
+            self.layer_strides.append(stride)
+            self.layer_addresses.append(self._arena.alloc(stride * num_blocks, 64))
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._arena.close()

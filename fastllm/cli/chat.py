@@ -1,0 +1,147 @@
+"""The interactive chat of ``fastllm run``: history, a few commands, Ctrl-C for the answer only."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from fastllm.cli.run import begin, show
+from fastllm.errors import FastLLMError
+from fastllm.request import SamplingParams
+
+if TYPE_CHECKING:
+    from fastllm.answers import Stream
+    from fastllm.llm import LLM
+
+HELP = """\
+/help            this text
+/clear           forget the conversation
+/system TEXT     set the system message and start anew
+/bye             leave (so does Ctrl-D)
+\"\"\"              begin and end a text of several lines
+Ctrl-C           stop the answer"""
+
+
+class Chat:
+    """One conversation in a terminal.
+
+    Parameters
+    ----------
+    llm : LLM
+    params : SamplingParams
+    system : str or None
+        System message.
+    chatting : bool
+        False: the model has no chat template, and each line is a text to go on from.
+    as_json, verbose : bool
+        As the options of ``fastllm run``.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        params: SamplingParams,
+        system: str | None,
+        *,
+        chatting: bool,
+        as_json: bool,
+        verbose: bool,
+    ) -> None:
+        self._llm, self._params, self._system = llm, params, system
+        self._chatting, self._as_json, self._verbose = chatting, as_json, verbose
+        self._messages: list[dict[str, str]] = []
+        self._clear()
+
+    def loop(self) -> None:
+        """Read, answer, and again, until /bye or the end of the input."""
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  line editing and history in `input`
+        print("/help shows the commands, /bye leaves", file=sys.stderr)
+        while True:
+            try:
+                text = self._read()
+            except EOFError:
+                print(file=sys.stderr)
+                return
+            except KeyboardInterrupt:
+                print("\nto leave type /bye or press Ctrl-D", file=sys.stderr)
+                continue
+            if text.startswith("/"):
+                if not self._obey(text):
+                    return
+            elif text.strip():
+                self._answer(text)
+
+    def _read(self) -> str:
+        line = _input(">>> ")
+        if not line.startswith('"""'):
+            return line
+        lines = [line[3:]]
+        while not lines[-1].endswith('"""') or (len(lines) == 1 and not lines[0]):
+            lines.append(_input("... "))
+        lines[-1] = lines[-1][:-3]
+        return "\n".join(lines).strip("\n")
+
+    def _obey(self, text: str) -> bool:
+        """Carry out a command; False ends the chat."""
+        word, _, rest = text.partition(" ")
+        if word in ("/bye", "/exit", "/quit"):
+            return False
+        if word == "/clear":
+            self._clear()
+        elif word == "/system":
+            self._system = rest.strip() or None
+            self._clear()
+        else:
+            if word not in ("/help", "/?"):
+                print(f"no command {word}", file=sys.stderr)
+            print(HELP, file=sys.stderr)
+        return True
+
+    def _clear(self) -> None:
+        self._messages = [{"role": "system", "content": self._system}] if self._system else []
+
+    def _answer(self, text: str) -> None:
+        asked = [*self._messages, {"role": "user", "content": text}]
+        try:
+            stream = begin(self._llm, asked, self._params, chatting=self._chatting)
+            with stream, _stopped_by_ctrl_c(stream):
+                answer = show(self._llm, stream, as_json=self._as_json, verbose=self._verbose)
+        except FastLLMError as error:
+            print(f"{error} (/clear forgets the conversation)", file=sys.stderr)
+            return
+        # What was stopped half-way stays in the history: the user saw it and may refer to it.
+        self._messages = [*asked, {"role": "assistant", "content": answer}]
+
+
+def _input(prompt: str) -> str:
+    """Read one line, with the prompt on stderr unless both ends are a terminal."""
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return input(prompt)
+    print(prompt, end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.removesuffix("\n")
+
+
+@contextlib.contextmanager
+def _stopped_by_ctrl_c(stream: Stream) -> Iterator[None]:
+    """Let Ctrl-C cancel the answer instead of raising somewhere inside the engine."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stream.cancel()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

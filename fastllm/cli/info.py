@@ -1,0 +1,111 @@
+"""``fastllm info``: what a model is, and whether it fits in this machine's memory."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from fastllm.cli import options
+from fastllm.cli.units import count, size
+
+# What the process needs besides weights and KV: interpreter, libraries, activations, logits.
+OVERHEAD_BYTES = 200_000_000
+
+
+@click.command("info")
+@click.argument("model")
+@options.as_json
+@options.verbose
+def command(model: str, as_json: bool) -> None:
+    """Show architecture, sizes, quantization, KV memory and what fits here; nothing is loaded."""
+    from fastllm.cli.summary import Summary, summarize
+    from fastllm.machine.memory import available_bytes, limit_bytes
+
+    found: Summary = summarize(model)
+    limit, source = limit_bytes()
+    facts = _facts(found, limit, source, available_bytes())
+    if as_json:
+        print(json.dumps(facts))
+        return
+    _print(found, facts)
+
+
+def _facts(found: Any, limit: int, source: str, available: int) -> dict[str, Any]:
+    config = found.config
+    context = config.max_position_embeddings
+    spare = limit - found.nbytes - OVERHEAD_BYTES
+    fitting = max(0, spare // max(found.kv_bytes_per_token, 1))
+    return {
+        "path": str(found.path),
+        "name": config.name,
+        "architecture": config.architecture,
+        "parameters": found.num_parameters,
+        "model_bytes": found.nbytes,
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "heads": config.num_attention_heads,
+        "kv_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab_size,
+        "context": context,
+        "kv_bytes_per_token": found.kv_bytes_per_token,
+        "tensors": {
+            name: {"parameters": g.num_values, "bytes": g.nbytes, "types": dict(g.type_bytes)}
+            for name, g in found.groups.items()
+        },
+        "memory_limit_bytes": limit,
+        "memory_limit_source": source,
+        "memory_available_bytes": available,
+        "fits": spare > 0,
+        "context_that_fits": min(context, fitting),
+    }
+
+
+def _print(found: Any, facts: dict[str, Any]) -> None:
+    config = found.config
+    groups = [
+        (
+            name,
+            count(group.num_values),
+            size(group.nbytes),
+            ", ".join(f"{t} {b / group.nbytes:.0%}" for t, b in group.type_bytes.most_common()),
+        )
+        for name, group in found.groups.items()
+    ]
+    lines = [
+        ("model", config.name or found.path),
+        ("path", found.path),
+        ("architecture", config.architecture),
+        ("parameters", count(facts["parameters"])),
+        ("weights", size(facts["model_bytes"])),
+        ("layers", f"{config.num_hidden_layers} of width {config.hidden_size}"),
+        ("mlp width", str(config.intermediate_size)),
+        (
+            "attention",
+            f"{config.num_attention_heads} heads of {config.head_dim}, "
+            f"{config.num_key_value_heads} for keys and values",
+        ),
+        ("vocabulary", str(config.vocab_size)),
+        ("context", f"{facts['context']} tokens"),
+        ("KV cache", f"{size(facts['kv_bytes_per_token'])} a token"),
+        ("memory", _memory(facts)),
+    ]
+    for name, value in lines:
+        print(f"{name:<13} {value}")
+    print("\ntensors")
+    for name, values, nbytes, types in groups:
+        print(f"  {name:<11} {values:>8} {nbytes:>9}  {types}")
+
+
+def _memory(facts: dict[str, Any]) -> str:
+    limit = f"{size(facts['memory_limit_bytes'])} ({facts['memory_limit_source']})"
+    if not facts["fits"]:
+        return f"does not fit: weights alone exceed {limit}"
+    context, fitting = facts["context"], facts["context_that_fits"]
+    needed = facts["model_bytes"] + OVERHEAD_BYTES + fitting * facts["kv_bytes_per_token"]
+    whole = "its whole context" if fitting == context else f"{fitting} of {context} tokens"
+    now = size(facts["memory_available_bytes"])
+    return f"fits with {whole}: {size(needed)} of {limit}; {now} are free now"

@@ -1,0 +1,116 @@
+"""The command ``fastllm``: parse, import the one command that is asked for, map errors to codes.
+
+Exit codes: 0 done; 1 an error of ours, one line on stderr; 2 wrong usage; 130 Ctrl-C. When the
+reader of stdout goes away (``| head``) we leave quietly with 1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from fastllm import __version__
+from fastllm.cli import options
+from fastllm.errors import FastLLMError
+
+# Short texts stand here so that --help imports no command.
+COMMANDS = {
+    "run": "Answer a prompt, or chat.",
+    "pull": "Fetch a model.",
+    "ls": "List the models that are here.",
+    "rm": "Delete a pulled model.",
+    "info": "Show what a model is and whether it fits.",
+    "bench": "Measure prompt and generation speed.",
+    "perplexity": "Score a text file.",
+    "tokenize": "Show the tokens of a text.",
+    "quantize": "Write a model as a smaller GGUF file.",
+    "warmup": "Build the kernels for this machine.",
+    "doctor": "Show what this machine can do.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names in the order of the help text."""
+        return list(COMMANDS)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        cmd_name: str,
+    ) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"fastllm.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fastllm")
+@options.verbose
+def cli() -> None:
+    """Language models on this machine's CPU.
+
+    MODEL is a name (`fastllm pull` lists them), the path of a GGUF file or of a Hugging Face
+    folder, or hf:ORG/REPO[:FILE].
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave the process with its exit code."""
+    sys.exit(run(argv))
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    state: dict[str, bool] = {}
+    try:
+        code = cli.main(
+            args=None if argv is None else list(argv),
+            prog_name="fastllm",
+            standalone_mode=False,
+            obj=state,
+        )
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        _silence_stdout()
+        return 1
+    except FastLLMError as error:
+        if state.get("verbose"):
+            raise
+        print(f"fastllm: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+
+
+def _silence_stdout() -> None:
+    """Point stdout at nothing, so that the flush at exit does not fail again."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())

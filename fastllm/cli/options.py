@@ -1,0 +1,83 @@
+"""Options that several commands share, under llama.cpp's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _set_verbose(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
+    if value:
+        ctx.find_root().ensure_object(dict)["verbose"] = True
+    return value
+
+
+verbose = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    expose_value=False,
+    callback=_set_verbose,
+    help="Say more on stderr; on an error, show where.",
+)
+threads = click.option(
+    "-t", "--threads", "n_threads", type=click.IntRange(1), help="Threads. Default: one a core."
+)
+context = click.option(
+    "-c", "--ctx-size", "n_ctx", type=click.IntRange(1), help="Tokens of context. Default: model's."
+)
+batch = click.option(
+    "-b",
+    "--batch-size",
+    "n_batch",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="Tokens of a prompt computed per step.",
+)
+quant = click.option(
+    "--quant",
+    type=click.Choice(["q8_0", "q4_0"]),
+    help="Quantize float weights while they are loaded.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+_SAMPLING = (
+    click.option(
+        "-n",
+        "--n-predict",
+        "max_tokens",
+        type=click.IntRange(-1),
+        default=-1,
+        help="Tokens of the answer at most. Default: -1, until the model ends it.",
+    ),
+    click.option("--temp", type=float, default=0.8, show_default=True, help="0 is greedy."),
+    click.option("--top-k", type=int, default=40, show_default=True, help="0 is off."),
+    click.option("--top-p", type=float, default=0.95, show_default=True, help="1 is off."),
+    click.option("--min-p", type=float, default=0.05, show_default=True, help="0 is off."),
+    click.option("--repeat-penalty", type=float, default=1.0, show_default=True, help="1 is off."),
+    click.option("--seed", type=int, help="Same seed, same answer. Default: a fresh one."),
+)
+
+
+def model_options(command: F) -> F:
+    """Add what loading a model takes: -t -c -b --quant -v."""
+    for option in (verbose, quant, batch, context, threads):
+        command = option(command)
+    return command
+
+
+def sampling_options(command: F) -> F:
+    """Add how an answer is sampled: -n --temp --top-k --top-p --min-p --repeat-penalty --seed."""
+    for option in reversed(_SAMPLING):
+        command = option(command)
+    return command
+
+
+def is_verbose(ctx: click.Context) -> bool:
+    """Return whether -v was given, to the command or before it."""
+    return bool(ctx.find_root().ensure_object(dict).get("verbose"))

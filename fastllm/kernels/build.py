@@ -1,0 +1,77 @@
+"""Compile one unit of kernels into an object file: ``python -m fastllm.kernels.build UNIT ROAD OUT``.
+
+Runs in a process of its own, so that the engine never imports numba. The target is the road's, set
+through NUMBA_CPU_NAME and NUMBA_CPU_FEATURES before numba is imported. The object needs no symbol
+but libc's ``syscall``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from fastllm.kernels.layouts import LAYOUTS
+from fastllm.kernels.road import Road, road_named
+
+
+def unit_names() -> list[str]:
+    """Every unit: the step, the packer, one matrix product per weight format."""
+    return ["step", "pack", *(f"mm_{name}" for name in LAYOUTS)]
+
+
+def _function(unit: str, road: Road) -> tuple[Any, int]:
+    """Return (Python function of the unit, number of int64 arguments)."""
+    if unit == "step":
+        from fastllm.kernels import interpreter
+
+        return interpreter.entry(road), interpreter.NUM_ARGS
+    if unit == "pack":
+        from fastllm.kernels import pack
+
+        return pack.pack(road), pack.NUM_ARGS
+    from fastllm.kernels import matmul
+
+    return matmul.matmul(road, unit.removeprefix("mm_")), matmul.NUM_ARGS
+
+
+def build(unit: str, road: Road) -> tuple[bytes, str]:
+    """Return (object code, name of the exported function) of `unit`.
+
+    The function follows Numba's native convention:
+    ``int32 f(int64 *result, void **exception, int64 ...)``.
+    """
+    from numba.core import compiler, types
+    from numba.core.registry import cpu_target
+
+    flags = compiler.Flags()
+    flags.no_cpython_wrapper = True
+    flags.no_cfunc_wrapper = True
+    flags.error_model = "numpy"
+    flags.release_gil = True
+    flags.enable_pyobject = False
+    function, num_args = _function(unit, road)
+    result = compiler.compile_extra(
+        cpu_target.typing_context,
+        cpu_target.target_context,
+        function,
+        (types.int64,) * num_args,
+        types.int64,
+        flags,
+        {},
+    )
+    return result.library._get_compiled_object(), result.fndesc.llvm_func_name
+
+
+def main(argv: list[str]) -> None:
+    """Build argv = [unit, road name, output path]; the last line of the file is the symbol."""
+    unit, road_name, out = argv
+    code, symbol = build(unit, road_named(road_name))
+    with open(out, "wb") as file:
+        file.write(symbol.encode() + b"\n" + code)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

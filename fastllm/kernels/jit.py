@@ -1,0 +1,32 @@
+"""How every kernel is compiled: one set of Numba flags, addresses as int64, no Python in sight.
+
+No fast-math: the order of float operations is part of the result. Errors cannot arise inside
+(``error_model="numpy"``, no bounds checks, no allocation), so there is nothing to raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba import njit
+
+from fastllm.kernels.emit import Emitter, kernel
+from fastllm.kernels.road import Road
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Compile a function of int64 and float values; typed here so that mypy sees through."""
+    result: F = njit(nogil=True, error_model="numpy", boundscheck=False, fastmath=False)(function)
+    return result
+
+
+def out_of_line(road: Road) -> Any:
+    """Intrinsic that forbids LLVM to inline the function it is called in (code size, build time)."""
+
+    def generate(e: Emitter) -> None:
+        e.b.function.attributes.add("noinline")
+
+    return kernel(road, 0, generate)

@@ -1,0 +1,91 @@
+"""The matrix product of one weight format: ``y[token][row] (+)= W[row] . x[token] (+ bias[row])``.
+
+One object file holds one format. Work is split by panels: a thread walks its own panels once for
+every block of tokens, reading each panel as one linear stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastllm.kernels.dot import dot_generator
+from fastllm.kernels.emit import kernel
+from fastllm.kernels.jit import compiled
+from fastllm.kernels.memory import memory
+from fastllm.kernels.road import Road
+
+# Tokens that share one pass over a thread's panels. Activations of a block should stay in the
+# second-level cache while panels pass: 64 tokens x 4096 columns x 1.33 bytes = 350 KB.
+TOKEN_BLOCK = 64
+NUM_ARGS = 13
+
+
+def matmul(road: Road, name: str) -> Callable[..., Any]:
+    """Return the Python function of the product for weight format `name`, ready to be compiled.
+
+    Its arguments, all int64: panels (address), panel_bytes, units, x (tiles), token_bytes,
+    num_tokens, y (float32, address), ldy (bytes between tokens), first and last panel, bias
+    (address of float32 rows, or 0), add (1: add to y), scratch
+    (MATMUL_SCRATCH bytes, 64-byte aligned).
+    Rows of y are padded to 16.
+    """
+    m = memory(road)
+    load, store, add16 = m.load, m.store, m.add
+    sizes = road.tiles + (1,) * (4 - len(road.tiles))
+    dots = {s: kernel(road, 6, dot_generator(name, s)) for s in set(sizes)}
+    size_a, size_b, size_c, size_d = sizes
+    dot_a, dot_b, dot_c, dot_d = (dots[s] for s in sizes)
+
+    @compiled
+    def finish(out: int, y: int, ldy: int, tokens: int, bias: int, add: int) -> None:
+        for t in range(tokens):
+            v = load(out + 64 * t)
+            if bias != 0:
+                v = add16(v, load(bias))
+            if add != 0:
+                v = add16(load(y + t * ldy), v)
+            store(y + t * ldy, v)
+
+    def product(
+        panels: int,
+        panel_bytes: int,
+        units: int,
+        x: int,
+        token_bytes: int,
+        num_tokens: int,
+        y: int,
+        ldy: int,
+        first: int,
+        last: int,
+        bias: int,
+        add: int,
+        scratch: int,
+    ) -> int:
+        out = scratch + 1024
+        for begin in range(0, num_tokens, TOKEN_BLOCK):
+            end = min(num_tokens, begin + TOKEN_BLOCK)
+            for p in range(first, last):
+                w = panels + p * panel_bytes
+                b = bias + 64 * p if bias != 0 else 0
+                t = begin
+                while t < end:
+                    left = num_tokens - t
+                    a = x + t * token_bytes
+                    if left >= size_a:
+                        dot_a(w, a, out, 64, units, scratch)
+                        n = size_a
+                    elif left >= size_b:
+                        dot_b(w, a, out, 64, units, scratch)
+                        n = size_b
+                    elif left >= size_c:
+                        dot_c(w, a, out, 64, units, scratch)
+                        n = size_c
+                    else:
+                        dot_d(w, a, out, 64, units, scratch)
+                        n = size_d
+                    finish(out, y + t * ldy + 64 * p, ldy, n, b, add)
+                    t += n
+        return 0
+
+    return product

@@ -1,0 +1,95 @@
+"""Which road the kernels take on this CPU: avx512, avx2 or generic.
+
+A road is a fixed LLVM target, not "the host": its objects, and so its bits, are the same on every
+CPU that can run it, and one cache entry (or one file in a wheel) serves them all.
+``FASTLLM_ROAD=name`` is a demand: an unknown road, or one that this CPU cannot run, is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+
+from fastllm.errors import KernelError
+
+
+@dataclass(frozen=True)
+class Road:
+    """One instruction-set target.
+
+    Attributes
+    ----------
+    name : str
+        "amx", "avx512", "avx2" or "generic".
+    cpu, features : str
+        LLVM's CPU name and feature string that the objects are compiled for.
+    needs : frozenset of str
+        LLVM feature names that the CPU must have.
+    tiles : tuple of int
+        Token counts that a matrix kernel takes at once, largest first (registers decide).
+    """
+
+    name: str
+    cpu: str
+    features: str
+    needs: frozenset[str]
+    tiles: tuple[int, ...]
+
+
+_X86 = platform.machine().lower() in ("x86_64", "amd64")
+_AVX2 = frozenset({"avx2", "fma", "f16c", "bmi2"})
+_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512vnni"}
+
+if _X86:
+    ROADS = (
+        Road("avx512", "x86-64-v4", "+avx512vnni", _AVX512, (8, 4, 2, 1)),
+        Road("avx2", "x86-64-v3", "", _AVX2, (4, 2, 1)),
+        Road("generic", "x86-64", "", frozenset(), (2, 1)),
+    )
+else:
+    ROADS = (Road("generic", "generic", "", frozenset(), (4, 2, 1)),)
+
+
+def host_features() -> frozenset[str]:
+    """LLVM's names of the features of the CPU this process runs on."""
+    import llvmlite.binding as llvm
+
+    return frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
+
+
+def road_named(name: str) -> Road:
+    """Return the road called `name`; KernelError if there is none."""
+    for road in ROADS:
+        if road.name == name:
+            return road
+    known = ", ".join(road.name for road in ROADS)
+    raise KernelError(f"FASTLLM_ROAD={name!r}: no such road here; choose one of {known}")
+
+
+def choose_road() -> Road:
+    """Return the best road this CPU can run, or the one that FASTLLM_ROAD demands."""
+    have = host_features()
+    demanded = os.environ.get("FASTLLM_ROAD")
+    if demanded:
+        road = road_named(demanded)
+        missing = sorted(road.needs - have)
+        if missing:
+            raise KernelError(
+                f"FASTLLM_ROAD={demanded}: this CPU lacks {', '.join(missing)}; unset it"
+            )
+        return road
+    return next(road for road in ROADS if road.needs <= have)
+
+
+def describe() -> dict[str, object]:
+    """What `fastllm doctor` shows: the road taken, the roads possible, the CPU as LLVM names it."""
+    import llvmlite.binding as llvm
+
+    have = host_features()
+    return {
+        "road": choose_road().name,
+        "possible": [road.name for road in ROADS if road.needs <= have],
+        "llvm_cpu": llvm.get_host_cpu_name(),
+        "llvm_version": ".".join(str(part) for part in llvm.llvm_version_info),
+    }

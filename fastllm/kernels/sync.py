@@ -1,0 +1,141 @@
+"""Threads meet here: atomics, a barrier and a gate, in compiled code, without the GIL.
+
+The sync area is int32 words, one cache line (64 bytes) each::
+
+    0 count   64 generation   128 sleepers at the barrier   192 job   256 sleepers at the gate
+    320 quit  384 spin budget now (0: not set yet)
+
+Waiting is spin, then sleep in the kernel (futex). A barrier between running threads costs about
+0.1 us; the budget adapts, so that a partner without a CPU is waited for asleep.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+
+from fastllm.kernels.emit import Emitter, Value, i32, i64, kernel
+from fastllm.kernels.jit import compiled
+from fastllm.kernels.memory import I, N
+from fastllm.kernels.road import Road
+
+SYNC_BYTES = 512
+GENERATION, SLEEPERS, JOB, JOB_SLEEPERS, QUIT, BUDGET = 64, 128, 192, 256, 320, 384
+_WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129
+_FUTEX_CALL = {"x86_64": 202, "amd64": 202, "aarch64": 98, "riscv64": 98}
+_MACHINE = platform.machine().lower()
+_LINUX = sys.platform == "linux" and _MACHINE in _FUTEX_CALL
+_SLEEP_US = 50  # without futex: how often a sleeper looks
+
+
+def _word(e: Emitter, address: Value) -> Value:
+    return e.b.inttoptr(address, i32.as_pointer())
+
+
+def _load(e: Emitter, a: Value) -> Value:
+    return e.b.sext(e.b.load_atomic(_word(e, a), "acquire", 4), i64)
+
+
+def _store(e: Emitter, a: Value, v: Value) -> None:
+    e.b.store_atomic(e.b.trunc(v, i32), _word(e, a), "seq_cst", 4)
+
+
+def _add(e: Emitter, a: Value, v: Value) -> Value:
+    return e.b.sext(e.b.atomic_rmw("add", _word(e, a), e.b.trunc(v, i32), "seq_cst"), i64)
+
+
+def _pause(e: Emitter) -> None:
+    if _MACHINE in ("x86_64", "amd64"):
+        e.call("llvm.x86.sse2.pause", ir.VoidType())
+    elif _MACHINE in ("aarch64", "arm64"):
+        e.call("llvm.aarch64.hint", ir.VoidType(), ir.Constant(i32, 1))
+
+
+def _syscall(e: Emitter, *args: Any) -> Value:
+    """libc's syscall(), by name: the object file stays relocatable."""
+    module = e.b.module
+    function = module.globals.get("syscall")
+    if function is None:
+        function = ir.Function(module, ir.FunctionType(i64, [i64], var_arg=True), "syscall")
+    return e.b.call(function, [e.c(a) if isinstance(a, int) else a for a in args])
+
+
+def _sleep(e: Emitter, a: Value, old: Value) -> None:
+    if _LINUX:
+        _syscall(e, _FUTEX_CALL[_MACHINE], a, _WAIT_PRIVATE, old, 0, 0, 0)
+    else:
+        e.b.call(e.fn("usleep", i32, [i32]), [e.c(_SLEEP_US, i32)])
+
+
+def _wake(e: Emitter, a: Value) -> None:
+    if _LINUX:
+        _syscall(e, _FUTEX_CALL[_MACHINE], a, _WAKE_PRIVATE, 1 << 30, 0, 0, 0)
+
+
+class Sync(NamedTuple):
+    """What the step needs of this file."""
+
+    load: Any
+    store: Any
+    add: Any
+    wait_change: Any
+    publish: Any
+    barrier: Any
+
+
+def sync(road: Road) -> Sync:
+    """Build the primitives for `road`."""
+    load = kernel(road, 1, _load, I, (I,))
+    store = kernel(road, 2, _store, N, (I, I))
+    add = kernel(road, 2, _add, I, (I, I))
+    pause = kernel(road, 0, _pause)
+    sleep = kernel(road, 2, _sleep)
+    wake = kernel(road, 1, _wake)
+
+    @compiled
+    def wait_change(word: int, old: int, sleepers: int, spin: int) -> int:
+        """Return once *word != old: `spin` polls, then asleep. 1 if it had to sleep."""
+        polls = 0
+        slept = 0
+        while load(word) == old:
+            if polls < spin:
+                pause()
+                polls += 1
+            else:
+                # counted before the kernel looks at the word again: no wake-up is lost
+                add(sleepers, 1)
+                sleep(word, old)
+                add(sleepers, -1)
+                slept = 1
+        return slept
+
+    @compiled
+    def publish(word: int, value: int, sleepers: int) -> None:
+        store(word, value)
+        if add(sleepers, 0) > 0:  # a read-modify-write orders the store before this look
+            wake(word)
+
+    @compiled
+    def barrier(area: int, threads: int, spin: int) -> None:
+        if threads > 1:
+            generation = load(area + GENERATION)
+            if add(area, 1) + 1 == threads:
+                store(area, 0)
+                publish(area + GENERATION, (generation + 1) & 0x3FFFFFFF, area + SLEEPERS)
+            else:
+                # a wait that outlived its budget means a partner has no CPU: ask the kernel sooner
+                # next time; waits that end while spinning win the budget back, up to `spin`
+                budget = load(area + BUDGET)
+                if budget <= 0 or budget > spin:
+                    budget = spin
+                slept = wait_change(area + GENERATION, generation, area + SLEEPERS, budget)
+                if slept != 0:
+                    budget = budget // 4 if budget > 800 else 200
+                else:
+                    budget += budget // 16 + 1
+                store(area + BUDGET, min(budget, spin))
+
+    return Sync(load, store, add, wait_change, publish, barrier)

@@ -1,0 +1,419 @@
+"""class LLM: a loaded model, and the one door to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as ListLike
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastllm.answers import Answer, PromptScorer, Stream
+from fastllm.engine import Engine, Runner
+from fastllm.errors import RequestError
+from fastllm.prompts import Message, Prompt, params_list, prompt_list, shielded
+from fastllm.request import Completion, SamplingParams
+from fastllm.sampling import logprobs as lp
+from fastllm.sequence import OnRows, Sequence
+
+if TYPE_CHECKING:
+    from fastllm.chat.template import ChatTemplate
+    from fastllm.tokenizer.tokenizer import Tokenizer
+
+Progress = Callable[[str, float], None]
+
+
+class LLM:
+    """A loaded model.
+
+    Calls from several threads are safe and share each pass over the weights; two instances in one
+    process do not know each other. The GIL is free while the model computes.
+
+    Parameters
+    ----------
+    model : str or PathLike
+        A pulled or known name (``"smollm2"``; fetched on first use), the path of a GGUF file or of
+        a Hugging Face folder, or ``"hf:org/repo[:file]"``.
+    n_threads : int, optional
+        Default: the physical cores that this process may use.
+    n_ctx : int, optional
+        Tokens that prompt and answer may have together. Default: what the model was trained with,
+        as far as memory allows.
+    n_batch : int
+        Tokens of a prompt computed per step.
+    quant : str, optional
+        "q8_0" or "q4_0": quantize float weights while they are loaded.
+    progress : callable, optional
+        Called with a label and a fraction from 0 to 1 while the model is fetched, kernels are
+        built and weights are read.
+
+    Raises
+    ------
+    ModelNotFoundError, DownloadError
+        No such model; it could not be fetched.
+    FormatError, UnsupportedError
+        The file is damaged; its family, type or tokenizer is not built.
+    BudgetError
+        It does not fit in the memory that this process may use.
+
+    Examples
+    --------
+    >>> with LLM("smollm2") as llm:                                       # doctest: +SKIP
+    ...     answer = llm.chat([{"role": "user", "content": "Why is the sky blue?"}])
+    ...     print(answer.text)
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        n_threads: int | None = None,
+        n_ctx: int | None = None,
+        n_batch: int = 512,
+        quant: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        for name, value in (("n_threads", n_threads), ("n_ctx", n_ctx), ("n_batch", n_batch)):
+            if value is not None and value < 1:
+                raise RequestError(f"{name}={value}: must be a whole number from 1 up")
+        from fastllm import loading
+
+        parts = loading.load(
+            model,
+            n_threads=n_threads,
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            quant=quant,
+            progress=progress,
+        )
+        self._join(parts.runner, parts.tokenizer, parts.chat_template, str(model))
+
+    @classmethod
+    def _of(
+        cls,
+        runner: Runner,
+        tokenizer: Tokenizer | None = None,
+        chat_template: ChatTemplate | None = None,
+        name: str = "",
+    ) -> LLM:
+        """Return an LLM over parts that exist already; the seam that our own tests use."""
+        llm = cls.__new__(cls)
+        llm._join(runner, tokenizer, chat_template, name)
+        return llm
+
+    def _join(
+        self,
+        runner: Runner,
+        tokenizer: Tokenizer | None,
+        chat_template: ChatTemplate | None,
+        name: str,
+    ) -> None:
+        self.name = name
+        self._runner = runner
+        self._engine = Engine(runner)
+        self._tokenizer = tokenizer
+        self._chat_template = chat_template
+        eos = set(runner.config.eos_token_ids)
+        if tokenizer is not None:
+            eos.update(tokenizer.eos_token_ids)
+        self._eos_token_ids = frozenset(eos)
+
+    # -- what it is ----------------------------------------------------------------------------
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer: ``encode(text, add_special_tokens=..., parse_special=...)``, ....
+
+        Raises
+        ------
+        RequestError
+            The model came without one.
+        """
+        if self._tokenizer is None:
+            raise RequestError(
+                f"{self.name or 'this model'} has no tokenizer: put tokenizer.json or "
+                "tokenizer.model beside its weights, or pass token ids"
+            )
+        return self._tokenizer
+
+    @staticmethod
+    def tokenizer_of(model: str | os.PathLike[str]) -> Tokenizer:
+        """Return the tokenizer of a model without loading it (vocabulary-only files too).
+
+        Raises
+        ------
+        UnsupportedError
+            Its kind is not built, or the model has none.
+        """
+        from fastllm import loading
+
+        return loading.load_tokenizer(model)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """True when `chat` can be used."""
+        return self._chat_template is not None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits of each token."""
+        return self._runner.vocab_size
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self._engine.max_model_len
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that compute."""
+        return self._runner.n_threads
+
+    @property
+    def isa(self) -> str:
+        """The road that the kernels take on this machine, such as "avx512vnni"."""
+        return self._runner.isa
+
+    @property
+    def load_s(self) -> float:
+        """Seconds that reading and packing the weights took."""
+        return self._runner.load_s
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of the weights."""
+        return self._runner.model_bytes
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that begins a text, where the model has one."""
+        bos = self._runner.config.bos_token_id
+        return self._tokenizer.bos_token_id if bos is None and self._tokenizer else bos
+
+    # -- answers -------------------------------------------------------------------------------
+    def generate(
+        self,
+        prompts: Prompt | ListLike[Prompt],
+        params: SamplingParams | ListLike[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """Continue one or more prompts, all in one batch, and return the answers in their order.
+
+        Parameters
+        ----------
+        prompts : str, list of str, list of int, or list of list of int
+            Text is encoded with the model's special tokens around it and none made out of it.
+        params : SamplingParams, or one for each prompt
+            Default: ``SamplingParams()``.
+
+        Raises
+        ------
+        RequestError
+            A prompt is empty, or text is given to a model without a tokenizer.
+        ContextLengthError
+            A prompt and its answer do not fit in the context. No prompt was computed then.
+        """
+        every = prompt_list(prompts)
+        per_prompt = params_list(params, len(every))
+        answers = [self._answer(p, q) for p, q in zip(every, per_prompt, strict=True)]
+        for answer in answers:
+            self._engine.check(answer.seq)
+        try:
+            for answer in answers:
+                self._engine.submit(answer.seq)
+            return [answer.result() for answer in answers]
+        finally:
+            for answer in answers:
+                self._engine.cancel(answer.seq)
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
+        """Continue one prompt and yield the answer piece by piece.
+
+        Raises
+        ------
+        RequestError, ContextLengthError
+            As `generate`; at once, not at the first piece.
+        """
+        return self._stream(self._encode(prompt), params or SamplingParams())
+
+    @overload
+    def chat(
+        self,
+        messages: Iterable[Message],
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+    ) -> Completion: ...
+    @overload
+    def chat(
+        self,
+        messages: Iterable[Message],
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[True],
+    ) -> Stream: ...
+    def chat(
+        self,
+        messages: Iterable[Message],
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+    ) -> Completion | Stream:
+        """Answer a conversation, laid out by the model's own chat template.
+
+        Of a conversation that goes on only the new turn is computed. Text of a message never turns
+        into a special token.
+
+        Parameters
+        ----------
+        messages : iterable of mapping
+            ``{"role": "system" | "user" | "assistant", "content": str}`` and what else the
+            template knows.
+        stream : bool
+            True: return a `Stream` of chunks.
+
+        Raises
+        ------
+        RequestError
+            The model has no chat template, or the template refuses the messages.
+        """
+        token_ids = self.chat_token_ids(messages)
+        params = params or SamplingParams()
+        if stream:
+            return self._stream(token_ids, params, new_text=True)
+        answer = self._answer(token_ids, params, new_text=True)
+        try:
+            self._engine.submit(answer.seq)
+            return answer.result()
+        finally:
+            self._engine.cancel(answer.seq)
+
+    def chat_token_ids(self, messages: Iterable[Message]) -> list[int]:
+        """Return the prompt that `chat` makes of a conversation."""
+        if self._chat_template is None:
+            raise RequestError(
+                f"{self.name or 'this model'} has no chat template: use generate (--no-chat)"
+            )
+        safe = [shielded(dict(m), self.tokenizer.shield) for m in messages]
+        text = self._chat_template.render(safe, add_generation_prompt=True)
+        return self.tokenizer.encode(text, add_special_tokens=False, parse_special=True)
+
+    # -- for evaluation ------------------------------------------------------------------------
+    def logits(self, token_ids: ListLike[int] | NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return the logits after each token: row i scores what may follow ``token_ids[:i + 1]``.
+
+        Returns
+        -------
+        float32[n_tokens, vocab_size]
+            The caller's own copy.
+        """
+        ids = [int(i) for i in token_ids]
+        out = np.empty((len(ids), self.vocab_size), np.float32)
+
+        def keep(start: int, rows: NDArray[np.float32]) -> None:
+            out[start : start + len(rows)] = rows
+
+        self._score(ids, keep)
+        return out
+
+    def token_logprobs(
+        self, token_ids: ListLike[int] | NDArray[np.integer]
+    ) -> NDArray[np.float64]:
+        """Return each token's log-probability given those before it, from the second one on.
+
+        Returns
+        -------
+        float64[n_tokens - 1]
+            ``-sum`` is the negative log-likelihood; the logits themselves are never held.
+        """
+        ids = np.array(token_ids, np.int64)
+        out = np.empty(max(len(ids) - 1, 0), np.float64)
+
+        def score(start: int, rows: NDArray[np.float32]) -> None:
+            following = ids[start + 1 : start + 1 + len(rows)]
+            out[start : start + len(following)] = lp.token_logprobs(
+                rows[: len(following)], following
+            )
+
+        self._score(ids.tolist(), score)
+        return out
+
+    def reset(self) -> None:
+        """Forget the KV cache of the last conversation, so that the next prompt starts cold."""
+        self._engine.forget()
+
+    # -- the end -------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Stop the workers and free the weights. Idempotent; later calls raise `RequestError`."""
+        self._engine.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"LLM({self.name!r}, n_ctx={self.n_ctx}, n_threads={self.n_threads})"
+
+    # -- inside --------------------------------------------------------------------------------
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt, add_special_tokens=True, parse_special=False)
+        else:
+            ids = [int(i) for i in prompt]
+        if not ids and self.bos_token_id is not None:
+            ids = [self.bos_token_id]  # Nothing said yet: the model begins by itself.
+        return ids
+
+    def _answer(
+        self, prompt: Prompt, params: SamplingParams, *, new_text: bool = False
+    ) -> Answer:
+        token_ids = self._encode(prompt)
+        scorer = None
+        if params.prompt_logprobs is not None:
+            scorer = PromptScorer(token_ids, params.prompt_logprobs)
+        seq = self._sequence(token_ids, params, scorer, new_text=new_text)
+        return Answer(self._engine, seq, scorer)
+
+    def _stream(
+        self, token_ids: list[int], params: SamplingParams, *, new_text: bool = False
+    ) -> Stream:
+        if params.prompt_logprobs is not None:
+            raise RequestError("prompt_logprobs: a stream has no place for them; use generate")
+        return Stream(self._engine, self._sequence(token_ids, params, new_text=new_text))
+
+    def _sequence(
+        self,
+        token_ids: list[int],
+        params: SamplingParams,
+        on_rows: OnRows | None = None,
+        *,
+        new_text: bool = False,
+    ) -> Sequence:
+        """Return a sequence; `new_text` says that the answer does not go on from the prompt."""
+        if params.stop:
+            _ = self.tokenizer  # says what is missing
+        detokenizer = None
+        if self._tokenizer is not None and params.max_tokens != 0:
+            from fastllm.tokenizer.detokenize import StreamDetokenizer
+
+            detokenizer = StreamDetokenizer(self._tokenizer, continues=not new_text)
+        return Sequence(
+            token_ids,
+            params,
+            eos_token_ids=self._eos_token_ids,
+            detokenizer=detokenizer,
+            on_rows=on_rows,
+        )
+
+    def _score(self, token_ids: list[int], on_rows: OnRows) -> None:
+        seq = self._sequence(token_ids, SamplingParams(max_tokens=0), on_rows)
+        for _ in Stream(self._engine, seq):
+            pass

@@ -1,0 +1,68 @@
+"""From a model's name to the parts an `LLM` is made of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastllm.errors import ModelNotFoundError
+from fastllm.hub.resolve import resolve
+
+if TYPE_CHECKING:
+    from fastllm.chat.template import ChatTemplate
+    from fastllm.engine import Runner
+    from fastllm.tokenizer.tokenizer import Tokenizer
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model ready to run; tokenizer and template are None where it has none."""
+
+    runner: Runner
+    tokenizer: Tokenizer | None
+    chat_template: ChatTemplate | None
+
+
+def load(
+    model: str | os.PathLike[str],
+    *,
+    n_threads: int | None,
+    n_ctx: int | None,
+    n_batch: int,
+    quant: str | None,
+    progress: Progress | None,
+) -> Parts:
+    """Find, open and load a model; see `fastllm.LLM` for the parameters and errors."""
+    from fastllm.chat.template import template_of
+    from fastllm.formats.checkpoint import open_checkpoint
+    from fastllm.step.runner import Runner
+    from fastllm.tokenizer.tokenizer import tokenizer_of
+
+    checkpoint = open_checkpoint(resolve(model, progress=progress))
+    # Before the weights: an unknown tokenizer is found in milliseconds, not after the load.
+    try:
+        tokenizer = tokenizer_of(checkpoint)
+    except ModelNotFoundError:
+        tokenizer = None  # The model works with token ids; `LLM.tokenizer` says what is missing.
+    template = template_of(checkpoint)
+    runner = Runner(
+        checkpoint,
+        n_ctx=n_ctx,
+        n_threads=n_threads,
+        max_batch_tokens=n_batch,
+        quant=quant,
+        progress=progress,
+    )
+    return Parts(runner, tokenizer, template)
+
+
+def load_tokenizer(model: str | os.PathLike[str]) -> Tokenizer:
+    """Return a model's tokenizer alone."""
+    from fastllm.formats.checkpoint import open_checkpoint
+    from fastllm.tokenizer.tokenizer import tokenizer_of
+
+    return tokenizer_of(open_checkpoint(resolve(model), weights=False))

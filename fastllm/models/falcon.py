@@ -1,0 +1,175 @@
+"""Falcon: layer norms, attention and MLP side by side, one or few key/value heads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from fastllm.config import ModelConfig, RopeConfig
+from fastllm.models import gated, names
+from fastllm.models.keys import MAX_LAYERS, MAX_VOCAB, Keys
+from fastllm.models.layers import MLP, Attention, Decoder, Layer, Linear, Norm
+from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
+
+NAMES = names.FALCON
+GGUF_ARCHITECTURE = "falcon"
+
+
+@dataclass(frozen=True)
+class FalconConfig(ModelConfig):
+    """A `ModelConfig` with what only falcon has.
+
+    Attributes
+    ----------
+    rope : RopeConfig
+        Rotation of all layers.
+    parallel_attn : bool
+        Attention and MLP read the same input and are added together.
+    two_norms : bool
+        Each of them has a norm of its own (the new decoder).
+    bias : bool
+        All projections have a bias.
+    """
+
+    rope: RopeConfig = field(default_factory=RopeConfig)
+    parallel_attn: bool = True
+    two_norms: bool = False
+    bias: bool = False
+
+
+def config_from_hf(config: Mapping[str, object]) -> FalconConfig:
+    """Read a config.json, in today's spelling or that of the first checkpoints (RefinedWeb).
+
+    Raises
+    ------
+    UnsupportedError
+        ``alibi`` (falcon-rw) and activations that are not built.
+    """
+    keys = Keys(config, "config.json")
+    keys.refuse("alibi", built=(False,))
+    keys.refuse("rotary", built=(True,))
+    num_heads = keys.integer("num_attention_heads", "n_head")
+    # The first falcon-40b had no flag; only it had several key/value heads.
+    new_decoder = keys.flag("new_decoder_architecture", default=keys.has("n_head_kv"))
+    num_kv_heads = num_heads
+    if new_decoder:
+        num_kv_heads = keys.integer("num_kv_heads", "n_head_kv", default=num_heads)
+    elif keys.flag("multi_query", default=True):
+        num_kv_heads = 1
+    gated.check_heads(keys.where, num_heads, num_kv_heads)
+    hidden_size = keys.integer("hidden_size", "n_embed")
+    head_dim = gated.head_size(keys, hidden_size, num_heads, "head_dim")
+    max_positions = keys.integer("max_position_embeddings", default=2048)
+    num_norms = keys.integer("num_ln_in_parallel_attn", default=2, low=1, high=2)
+    bos, ends = gated.hf_tokens(keys)
+    return FalconConfig(
+        architecture="falcon",
+        vocab_size=keys.integer("vocab_size", high=MAX_VOCAB),
+        hidden_size=hidden_size,
+        intermediate_size=keys.integer("ffn_hidden_size", default=4 * hidden_size),
+        num_hidden_layers=keys.integer("num_hidden_layers", "n_layer", high=MAX_LAYERS),
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_kv_heads,
+        head_dim=head_dim,
+        max_position_embeddings=max_positions,
+        hidden_act=gated.activation(keys, "activation", default="gelu"),
+        layer_norm_eps=keys.number("layer_norm_epsilon", default=1e-5, high=1.0),
+        tie_word_embeddings=keys.flag("tie_word_embeddings", default=True),
+        bos_token_id=bos,
+        eos_token_ids=ends,
+        name=keys.text("_name_or_path", default=""),
+        rope=rope_from_hf(keys, head_dim, max_positions),
+        parallel_attn=new_decoder or keys.flag("parallel_attn", default=True),
+        two_norms=new_decoder and num_norms == 2,
+        bias=keys.flag("bias", default=False),
+    )
+
+
+def config_from_gguf(
+    metadata: Mapping[str, object], tensor_names: Collection[str]
+) -> FalconConfig:
+    """Read GGUF metadata; norms and biases follow from which tensors there are.
+
+    llama.cpp writes only models with parallel attention and without biases. Ours may have both:
+    biases under the usual names, and ``ffn_norm`` for the norm of a sequential MLP.
+    """
+    keys = Keys(metadata, "GGUF metadata", "falcon.")
+    hidden_size = keys.integer("embedding_length")
+    num_heads = keys.integer("attention.head_count")
+    num_kv_heads = keys.integer("attention.head_count_kv", default=num_heads)
+    gated.check_heads(keys.where, num_heads, num_kv_heads)
+    head_dim = gated.head_size(keys, hidden_size, num_heads, "attention.key_length")
+    max_positions = keys.integer("context_length")
+    bos, ends = gated.gguf_tokens(keys)
+    return FalconConfig(
+        architecture="falcon",
+        vocab_size=gated.gguf_vocab_size(keys),
+        hidden_size=hidden_size,
+        intermediate_size=keys.integer("feed_forward_length", default=4 * hidden_size),
+        num_hidden_layers=keys.integer("block_count", high=MAX_LAYERS),
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_kv_heads,
+        head_dim=head_dim,
+        max_position_embeddings=max_positions,
+        hidden_act=gated.gguf_activation(keys, "gelu"),
+        layer_norm_eps=keys.number("attention.layer_norm_epsilon", high=1.0),
+        tie_word_embeddings="output.weight" not in tensor_names,
+        bos_token_id=bos,
+        eos_token_ids=ends,
+        name=Keys(metadata, keys.where, "general.").text("name", default=""),
+        rope=rope_from_gguf(keys, head_dim, max_positions),
+        parallel_attn="blk.0.ffn_norm.weight" not in tensor_names,
+        two_norms="blk.0.attn_norm_2.weight" in tensor_names,
+        bias="blk.0.ffn_up.bias" in tensor_names,
+    )
+
+
+def decoder(config: FalconConfig, source: str) -> Decoder:  # noqa: ARG001  (alike in both)
+    """Return the layers."""
+
+    def norm(role: str) -> Norm:
+        return Norm("layer", role, config.layer_norm_eps, bias=f"{role}.bias")
+
+    def linear(role: str) -> Linear:
+        return Linear(role, f"{role}.bias" if config.bias else None)
+
+    def norms(at: str) -> tuple[Norm, Norm | None]:
+        if config.two_norms:
+            return norm(f"{at}.ln_attn"), norm(f"{at}.ln_mlp")
+        if config.parallel_attn:
+            return norm(f"{at}.input_layernorm"), None
+        return norm(f"{at}.input_layernorm"), norm(f"{at}.post_attention_layernorm")
+
+    def layer(i: int) -> Layer:
+        at = f"layers.{i}"
+        input_norm, mlp_norm = norms(at)
+        return Layer(
+            attention=Attention(
+                num_heads=config.num_attention_heads,
+                num_kv_heads=config.num_key_value_heads,
+                head_dim=config.head_dim,
+                scale=config.head_dim**-0.5,
+                q=linear(f"{at}.self_attn.q_proj"),
+                k=linear(f"{at}.self_attn.k_proj"),
+                v=linear(f"{at}.self_attn.v_proj"),
+                o=linear(f"{at}.self_attn.o_proj"),
+                rope=0,
+            ),
+            mlp=MLP(
+                act=config.hidden_act,
+                up=linear(f"{at}.mlp.up_proj"),
+                down=linear(f"{at}.mlp.down_proj"),
+            ),
+            input_norm=input_norm,
+            mlp_norm=mlp_norm,
+            parallel=config.parallel_attn,
+        )
+
+    return Decoder(
+        config=config,
+        embed="embed_tokens",
+        layers=tuple(layer(i) for i in range(config.num_hidden_layers)),
+        norm=norm("norm"),
+        lm_head=Linear("embed_tokens" if config.tie_word_embeddings else "lm_head"),
+        ropes=(config.rope,),
+    )

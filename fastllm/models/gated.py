@@ -1,0 +1,366 @@
+"""What llama, mistral, qwen, gemma and phi3 share: rope, RMS norms, a gated MLP.
+
+Their files say how their family differs; sizes, ranges and the list of layers are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from fastllm.config import ModelConfig, RopeConfig
+from fastllm.errors import FormatError, UnsupportedError
+from fastllm.models.keys import MAX_LAYERS, MAX_SIZE, MAX_VOCAB, Keys, shown
+from fastllm.models.layers import MLP, Attention, Decoder, Layer, Linear, Norm
+from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
+
+# Spellings of hidden_act in config.json, to the names of `fastllm.models.layers.MLP`.
+HIDDEN_ACTS = {
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_tanh": "gelu_tanh",
+}
+
+
+@dataclass(frozen=True)
+class GatedConfig(ModelConfig):
+    """A `ModelConfig` with what only these families have.
+
+    Attributes
+    ----------
+    rope : RopeConfig
+        Rotation of the layers that see everything (and of all, unless `local_rope` is set).
+    local_rope : RopeConfig or None
+        Rotation of sliding layers, where it differs (gemma3).
+    sliding_window : int or None
+        Tokens that a sliding layer sees.
+    sliding_layers : tuple of bool
+        For each layer whether it slides.
+    qkv_bias, o_bias, mlp_bias : bool
+        Which projections have a bias.
+    query_pre_attn_scalar : float
+        Scores are divided by its square root; `head_dim` in most families.
+    attn_logit_softcapping, final_logit_softcapping : float or None
+        Soft caps of scores and logits.
+    """
+
+    rope: RopeConfig = field(default_factory=RopeConfig)
+    local_rope: RopeConfig | None = None
+    sliding_window: int | None = None
+    sliding_layers: tuple[bool, ...] = ()
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    query_pre_attn_scalar: float = 1.0
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+
+
+def activation(keys: Keys, *names: str, default: str) -> str:
+    """Return the activation that a config asks for, in our spelling.
+
+    Raises
+    ------
+    UnsupportedError
+        Another activation than those built, named.
+    """
+    name = keys.text(*names, default=default)
+    if name not in HIDDEN_ACTS:
+        raise UnsupportedError(
+            f"{keys.where}: {keys.find(names)[0]} is {shown(name)}, which is not built; "
+            f"built: {', '.join(sorted(HIDDEN_ACTS))}"
+        )
+    return HIDDEN_ACTS[name]
+
+
+def gguf_activation(keys: Keys, default: str) -> str:
+    """Return the activation of a GGUF model: the key ``fastllm.hidden_act``, or the family's."""
+    return activation(Keys(keys.values, keys.where, "fastllm."), "hidden_act", default=default)
+
+
+def check_heads(where: str, num_heads: int, num_kv_heads: int) -> None:
+    """Refuse head counts that cannot share keys and values evenly."""
+    if num_heads % num_kv_heads:
+        raise FormatError(
+            f"{where}: {num_heads} attention heads cannot share {num_kv_heads} key/value heads"
+        )
+
+
+def head_size(keys: Keys, hidden_size: int, num_heads: int, *names: str) -> int:
+    """Return the size of a head: the file's own, else ``hidden_size / num_heads``."""
+    if keys.has(*names):
+        return keys.integer(*names)
+    if hidden_size % num_heads:
+        raise FormatError(
+            f"{keys.where}: hidden size {hidden_size} is no multiple of {num_heads} heads"
+        )
+    return hidden_size // num_heads
+
+
+def hf_tokens(keys: Keys) -> tuple[int | None, tuple[int, ...]]:
+    """Return ``bos_token_id`` and all of ``eos_token_id`` (a number or a list of them)."""
+    bos = None
+    if keys.has("bos_token_id"):
+        bos = keys.integer("bos_token_id", low=-1, high=MAX_VOCAB)
+    ends: tuple[int, ...] = ()
+    if isinstance(keys.find(("eos_token_id",))[1], (list, tuple)):
+        values = keys.sequence("eos_token_id")
+        length = len(values)
+        ends = tuple(
+            int(n) for n in keys.numbers("eos_token_id", length=length, low=-1, high=MAX_VOCAB)
+        )
+    elif keys.has("eos_token_id"):
+        ends = (keys.integer("eos_token_id", low=-1, high=MAX_VOCAB),)
+    # Some configs write -1 for "none".
+    return (None if bos == -1 else bos), tuple(end for end in ends if end >= 0)
+
+
+def gguf_tokens(keys: Keys) -> tuple[int | None, tuple[int, ...]]:
+    """Return the ids that begin and end a text, from ``tokenizer.ggml.*``."""
+    tokens = Keys(keys.values, keys.where, "tokenizer.ggml.")
+    ids = {
+        name: tokens.integer(f"{name}_token_id", low=0, high=(1 << 32) - 1)
+        for name in ("bos", "eos", "eot", "eom")
+        if tokens.has(f"{name}_token_id")
+    }
+    ends = (ids[name] for name in ("eos", "eot", "eom") if name in ids)
+    return ids.get("bos"), tuple(dict.fromkeys(ends))
+
+
+def gguf_vocab_size(keys: Keys) -> int:
+    """Return the size of the vocabulary: the tokenizer's list, else ``{arch}.vocab_size``."""
+    tokens = keys.values.get("tokenizer.ggml.tokens")
+    if tokens is not None:
+        length = len(Keys(keys.values, keys.where).sequence("tokenizer.ggml.tokens"))
+        if length:
+            return length
+    return keys.integer("vocab_size", high=MAX_VOCAB)
+
+
+def sliding_layers_from_hf(keys: Keys, num_layers: int, default: list[bool]) -> tuple[bool, ...]:
+    """Return which layers slide: ``layer_types`` if present, else `default`."""
+    types = keys.sequence("layer_types")
+    if not types:
+        return tuple(default)
+    if len(types) != num_layers:
+        raise FormatError(
+            f"{keys.where}: layer_types has {len(types)} entries for {num_layers} layers"
+        )
+    for name in types:
+        if name not in ("sliding_attention", "full_attention"):
+            raise UnsupportedError(
+                f"{keys.where}: layer_types has {shown(name)}, which is not built; "
+                "built: sliding_attention, full_attention"
+            )
+    return tuple(name == "sliding_attention" for name in types)
+
+
+def sliding_layers_from_gguf(keys: Keys, num_layers: int, pattern: int) -> tuple[bool, ...]:
+    """Return which layers slide: of `pattern` layers the last one sees everything; 0: all slide.
+
+    ``attention.sliding_window_pattern`` may give another number, or one flag per layer.
+    """
+    key = "attention.sliding_window_pattern"
+    found = keys.find((key,))[1]
+    if found is not None and not isinstance(found, (int, bool)):
+        flags = keys.sequence(key)
+        if len(flags) < num_layers:
+            raise FormatError(
+                f"{keys.where}: {keys.prefix}{key} has {len(flags)} entries for {num_layers} layers"
+            )
+        return tuple(bool(flag) for flag in flags[:num_layers])
+    pattern = keys.integer(key, default=pattern, low=0)
+    return tuple(pattern == 0 or i % pattern < pattern - 1 for i in range(num_layers))
+
+
+def config_from_hf(
+    keys: Keys,
+    architecture: str,
+    *,
+    hidden_act: str = "silu",
+    tie_word_embeddings: bool = False,
+    act_keys: tuple[str, ...] = ("hidden_act",),
+) -> GatedConfig:
+    """Read what all these families spell alike in config.json; no biases, nothing slides.
+
+    Parameters
+    ----------
+    keys : Keys
+        The (text) config.
+    architecture : str
+        Name of the family.
+    hidden_act, tie_word_embeddings, act_keys
+        The family's defaults and its spellings of ``hidden_act``.
+    """
+    if keys.has("quantization_config"):
+        method = (keys.section("quantization_config") or keys).text("quant_method", default="?")
+        raise UnsupportedError(
+            f"{keys.where}: quantization_config {method!r} is not built; take the unquantized "
+            "model, or a GGUF file"
+        )
+    hidden_size = keys.integer("hidden_size")
+    num_heads = keys.integer("num_attention_heads")
+    num_kv_heads = keys.integer("num_key_value_heads", default=num_heads)
+    check_heads(keys.where, num_heads, num_kv_heads)
+    head_dim = head_size(keys, hidden_size, num_heads, "head_dim")
+    max_positions = keys.integer("max_position_embeddings", high=MAX_SIZE)
+    bos, ends = hf_tokens(keys)
+    num_layers = keys.integer("num_hidden_layers", high=MAX_LAYERS)
+    return GatedConfig(
+        architecture=architecture,
+        vocab_size=keys.integer("vocab_size", high=MAX_VOCAB),
+        hidden_size=hidden_size,
+        intermediate_size=keys.integer("intermediate_size"),
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_kv_heads,
+        head_dim=head_dim,
+        max_position_embeddings=max_positions,
+        hidden_act=activation(keys, *act_keys, default=hidden_act),
+        rms_norm_eps=keys.number("rms_norm_eps", default=1e-6, high=1.0),
+        tie_word_embeddings=keys.flag("tie_word_embeddings", default=tie_word_embeddings),
+        bos_token_id=bos,
+        eos_token_ids=ends,
+        name=keys.text("_name_or_path", default=""),
+        rope=rope_from_hf(keys, head_dim, max_positions),
+        sliding_layers=(False,) * num_layers,
+        query_pre_attn_scalar=float(head_dim),
+    )
+
+
+def config_from_gguf(
+    keys: Keys, tensor_names: Collection[str], architecture: str, *, hidden_act: str = "silu"
+) -> GatedConfig:
+    """Read what all these families spell alike in GGUF metadata.
+
+    Biases and the tied head follow from which tensors there are. With
+    ``attention.sliding_window`` every layer slides, or those that
+    ``attention.sliding_window_pattern`` names.
+    """
+    if keys.has("expert_count") and keys.integer("expert_count", low=0):
+        raise UnsupportedError(
+            f"{keys.where}: {keys.prefix}expert_count is {keys.integer('expert_count')}; "
+            "mixtures of experts are not built"
+        )
+    hidden_size = keys.integer("embedding_length")
+    num_heads = keys.integer("attention.head_count")
+    num_kv_heads = keys.integer("attention.head_count_kv", default=num_heads)
+    check_heads(keys.where, num_heads, num_kv_heads)
+    head_dim = head_size(keys, hidden_size, num_heads, "attention.key_length")
+    keys.refuse("attention.value_length", built=(head_dim,))
+    max_positions = keys.integer("context_length", high=MAX_SIZE)
+    bos, ends = gguf_tokens(keys)
+    num_layers = keys.integer("block_count", high=MAX_LAYERS)
+    window = keys.integer("attention.sliding_window", default=0, low=0, high=(1 << 32) - 1)
+    return GatedConfig(
+        architecture=architecture,
+        vocab_size=gguf_vocab_size(keys),
+        hidden_size=hidden_size,
+        intermediate_size=keys.integer("feed_forward_length"),
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_kv_heads,
+        head_dim=head_dim,
+        max_position_embeddings=max_positions,
+        hidden_act=gguf_activation(keys, hidden_act),
+        rms_norm_eps=keys.number("attention.layer_norm_rms_epsilon", high=1.0),
+        tie_word_embeddings="output.weight" not in tensor_names,
+        bos_token_id=bos,
+        eos_token_ids=ends,
+        name=Keys(keys.values, keys.where, "general.").text("name", default=""),
+        rope=rope_from_gguf(keys, head_dim, max_positions),
+        sliding_window=window or None,
+        sliding_layers=(
+            sliding_layers_from_gguf(keys, num_layers, 0) if window else (False,) * num_layers
+        ),
+        qkv_bias="blk.0.attn_q.bias" in tensor_names or "blk.0.attn_qkv.bias" in tensor_names,
+        o_bias="blk.0.attn_output.bias" in tensor_names,
+        mlp_bias="blk.0.ffn_down.bias" in tensor_names,
+        query_pre_attn_scalar=float(head_dim),
+    )
+
+
+def gated_decoder(
+    config: GatedConfig,
+    *,
+    rope_style: str = "half",
+    weight_offset: float = 0.0,
+    qk_norm: bool = False,
+    sandwich_norms: bool = False,
+    embed_scale: float = 1.0,
+) -> Decoder:
+    """Return the layers of a model of these families.
+
+    Parameters
+    ----------
+    config : GatedConfig
+        Its sizes and numbers.
+    rope_style : str
+        "half" or "pairs", see `fastllm.models.layers.Attention`.
+    weight_offset : float
+        Added to the weights of RMS norms (gemma stores w - 1 in Hugging Face checkpoints).
+    qk_norm : bool
+        Queries and keys are normed head by head.
+    sandwich_norms : bool
+        Attention and MLP are normed before and after (gemma).
+    embed_scale : float
+        Factor of embeddings.
+    """
+
+    def norm(role: str) -> Norm:
+        return Norm("rms", role, config.rms_norm_eps, weight_offset=weight_offset)
+
+    def linear(role: str, bias: bool) -> Linear:
+        return Linear(role, f"{role}.bias" if bias else None)
+
+    ropes = (config.rope,) if config.local_rope is None else (config.rope, config.local_rope)
+
+    def layer(i: int) -> Layer:
+        at = f"layers.{i}"
+        slides = config.sliding_layers[i]
+        after = "pre_feedforward_layernorm" if sandwich_norms else "post_attention_layernorm"
+        return Layer(
+            attention=Attention(
+                num_heads=config.num_attention_heads,
+                num_kv_heads=config.num_key_value_heads,
+                head_dim=config.head_dim,
+                scale=config.query_pre_attn_scalar**-0.5,
+                q=linear(f"{at}.self_attn.q_proj", config.qkv_bias),
+                k=linear(f"{at}.self_attn.k_proj", config.qkv_bias),
+                v=linear(f"{at}.self_attn.v_proj", config.qkv_bias),
+                o=linear(f"{at}.self_attn.o_proj", config.o_bias),
+                rope=1 if slides and config.local_rope is not None else 0,
+                rope_style=rope_style,
+                sliding_window=config.sliding_window if slides else None,
+                softcap=config.attn_logit_softcapping,
+                q_norm=norm(f"{at}.self_attn.q_norm") if qk_norm else None,
+                k_norm=norm(f"{at}.self_attn.k_norm") if qk_norm else None,
+            ),
+            mlp=MLP(
+                act=config.hidden_act,
+                gate=linear(f"{at}.mlp.gate_proj", config.mlp_bias),
+                up=linear(f"{at}.mlp.up_proj", config.mlp_bias),
+                down=linear(f"{at}.mlp.down_proj", config.mlp_bias),
+            ),
+            input_norm=norm(f"{at}.input_layernorm"),
+            mlp_norm=norm(f"{at}.{after}"),
+            post_attention_norm=(
+                norm(f"{at}.post_attention_layernorm") if sandwich_norms else None
+            ),
+            post_mlp_norm=norm(f"{at}.post_feedforward_layernorm") if sandwich_norms else None,
+        )
+
+    return Decoder(
+        config=config,
+        embed="embed_tokens",
+        layers=tuple(layer(i) for i in range(config.num_hidden_layers)),
+        norm=norm("norm"),
+        lm_head=Linear("embed_tokens" if config.tie_word_embeddings else "lm_head"),
+        ropes=ropes,
+        embed_scale=embed_scale,
+        logit_softcap=config.final_logit_softcapping,
+    )

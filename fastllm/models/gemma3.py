@@ -1,0 +1,115 @@
+"""Gemma 3, the text model: five sliding layers to a global one, each kind with its own rope."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from fastllm.config import RopeConfig
+from fastllm.errors import FormatError
+from fastllm.models import gated, names
+from fastllm.models.gated import GatedConfig
+from fastllm.models.gemma2 import gemma_decoder, gguf_query_scalar, soft_cap
+from fastllm.models.keys import MAX_LAYERS, Keys, shown
+from fastllm.models.layers import Decoder
+from fastllm.models.rope_keys import rope_from_hf
+
+NAMES = names.GEMMA
+GGUF_ARCHITECTURE = "gemma3"
+# What transformers takes where config.json has no such key: the published multimodal models leave
+# most of their text config to these.
+DEFAULTS: dict[str, object] = {
+    "vocab_size": 262208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "rope_theta": 1_000_000.0,
+    "rope_local_base_freq": 10_000.0,
+}
+NUM_LAYERS_27B = 62
+PATTERN = 6
+
+
+def text_config(config: Mapping[str, object]) -> dict[str, object]:
+    """Return the text model's part of a config.json, with transformers' defaults filled in."""
+    text = config.get("text_config")
+    if text is None:
+        return {**DEFAULTS, **config}
+    if not isinstance(text, Mapping):
+        raise FormatError(f"config.json: text_config is {shown(text)}, expected an object")
+    shared = ("bos_token_id", "eos_token_id", "quantization_config", "_name_or_path")
+    outer = {key: config[key] for key in shared if key in config}
+    return {**DEFAULTS, **outer, **text}
+
+
+def local_rope_from_hf(keys: Keys, head_dim: int, max_positions: int) -> RopeConfig:
+    """Return the rotation of sliding layers, which no scaling touches unless it is their own."""
+    parameters = keys.section("rope_parameters")
+    if parameters is not None and parameters.has("sliding_attention"):
+        section = parameters.values["sliding_attention"]
+        if isinstance(section, Mapping):
+            theta = keys.number("rope_local_base_freq", low=1.0)
+            section = {"rope_theta": theta, **section}
+        own = Keys({"rope_parameters": section}, keys.where)
+        return rope_from_hf(own, head_dim, max_positions)
+    return RopeConfig(theta=keys.number("rope_local_base_freq", low=1.0), rotary_dim=head_dim)
+
+
+def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
+    """Read a config.json of ``gemma3_text``, or the text part of ``gemma3``."""
+    keys = Keys(text_config(config), "config.json")
+    keys.refuse("use_bidirectional_attention", built=(False,))
+    bias = keys.flag("attention_bias", default=False)
+    read = gated.config_from_hf(
+        keys,
+        "gemma3",
+        hidden_act="gelu_pytorch_tanh",
+        tie_word_embeddings=True,
+        act_keys=("hidden_activation",),
+    )
+    num_layers = read.num_hidden_layers
+    pattern = keys.integer(
+        "sliding_window_pattern", "_sliding_window_pattern", default=PATTERN, high=MAX_LAYERS
+    )
+    return replace(
+        read,
+        qkv_bias=bias,
+        o_bias=bias,
+        local_rope=local_rope_from_hf(keys, read.head_dim, read.max_position_embeddings),
+        sliding_window=keys.integer("sliding_window"),
+        sliding_layers=gated.sliding_layers_from_hf(
+            keys, num_layers, [(i + 1) % pattern != 0 for i in range(num_layers)]
+        ),
+        query_pre_attn_scalar=keys.number("query_pre_attn_scalar", low=1e-3),
+        attn_logit_softcapping=soft_cap(keys, "attn_logit_softcapping"),
+        final_logit_softcapping=soft_cap(keys, "final_logit_softcapping"),
+    )
+
+
+def config_from_gguf(
+    metadata: Mapping[str, object], tensor_names: Collection[str]
+) -> GatedConfig:
+    """Read GGUF metadata; without a sliding window every layer is global."""
+    keys = Keys(metadata, "GGUF metadata", "gemma3.")
+    read = gated.config_from_gguf(keys, tensor_names, "gemma3", hidden_act="gelu_tanh")
+    read = replace(
+        read,
+        query_pre_attn_scalar=gguf_query_scalar(keys, read, NUM_LAYERS_27B),
+        final_logit_softcapping=soft_cap(keys, "final_logit_softcapping"),
+    )
+    if read.sliding_window is None:
+        return read
+    local_theta = keys.number("rope.freq_base_swa", default=10000.0, low=1.0)
+    return replace(
+        read,
+        local_rope=RopeConfig(theta=local_theta, rotary_dim=read.rope.rotary_dim),
+        sliding_layers=gated.sliding_layers_from_gguf(keys, read.num_hidden_layers, PATTERN),
+    )
+
+
+def decoder(config: GatedConfig, source: str) -> Decoder:
+    """Return the layers."""
+    return gemma_decoder(config, source, qk_norm=True)

@@ -1,0 +1,39 @@
+"""Llama 1 to 3.x, SmolLM, and everything else built as a plain llama."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from fastllm.models import gated, names
+from fastllm.models.gated import GatedConfig
+from fastllm.models.keys import Keys
+from fastllm.models.layers import Decoder
+
+NAMES = names.LLAMA
+GGUF_ARCHITECTURE = "llama"
+
+
+def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
+    """Read a config.json; ``attention_bias`` is for q, k, v and o alike."""
+    keys = Keys(config, "config.json")
+    bias = keys.flag("attention_bias", default=False)
+    return replace(
+        gated.config_from_hf(keys, "llama"),
+        qkv_bias=bias,
+        o_bias=bias,
+        mlp_bias=keys.flag("mlp_bias", default=False),
+    )
+
+
+def config_from_gguf(
+    metadata: Mapping[str, object], tensor_names: Collection[str]
+) -> GatedConfig:
+    """Read GGUF metadata; mistral's files also call themselves "llama"."""
+    keys = Keys(metadata, "GGUF metadata", "llama.")
+    return gated.config_from_gguf(keys, tensor_names, "llama")
+
+
+def decoder(config: GatedConfig, source: str) -> Decoder:
+    """Return the layers; GGUF files hold the rows of q and k in the order of rotated pairs."""
+    return gated.gated_decoder(config, rope_style="pairs" if source == "gguf" else "half")

@@ -1,0 +1,162 @@
+"""OPT: learned positions, layer norms before or after, ReLU, optionally projected embeddings.
+
+llama.cpp has no such architecture; the GGUF spelling is ours, along its conventions:
+``general.architecture`` is "opt"; sizes and ``attention.layer_norm_epsilon`` as usual;
+``opt.word_embed_proj_dim`` (absent: the hidden size), ``opt.do_layer_norm_before`` (absent: true).
+Tensors: ``token_embd``, ``position_embd`` (with its two unused leading rows), ``project_in``,
+``project_out``, ``output_norm``, and in layers ``attn_norm``, ``attn_q/k/v/output``, ``ffn_norm``,
+``ffn_up``, ``ffn_down``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from fastllm.config import ModelConfig
+from fastllm.models import gated, names
+from fastllm.models.keys import MAX_LAYERS, MAX_VOCAB, Keys
+from fastllm.models.layers import MLP, Attention, Decoder, Layer, Linear, Norm
+
+NAMES = names.OPT
+GGUF_ARCHITECTURE = "opt"
+POSITION_OFFSET = 2  # the table's first two rows were left for padding
+
+
+@dataclass(frozen=True)
+class OPTConfig(ModelConfig):
+    """A `ModelConfig` with what only OPT has.
+
+    Attributes
+    ----------
+    word_embed_proj_dim : int
+        Width of embeddings; projected to and from `hidden_size` where it differs.
+    do_layer_norm_before : bool
+        Norms stand before attention and MLP, not after the residual sum.
+    final_norm : bool
+        A norm after the last layer.
+    bias : bool
+        All projections of the layers have a bias.
+    """
+
+    word_embed_proj_dim: int = 0
+    do_layer_norm_before: bool = True
+    final_norm: bool = True
+    bias: bool = True
+
+
+def config_from_hf(config: Mapping[str, object]) -> OPTConfig:
+    """Read a config.json.
+
+    Raises
+    ------
+    UnsupportedError
+        Norms without weights, and activations that are not built.
+    """
+    keys = Keys(config, "config.json")
+    keys.refuse("layer_norm_elementwise_affine", built=(True,))
+    hidden_size = keys.integer("hidden_size")
+    num_heads = keys.integer("num_attention_heads")
+    width = keys.integer("word_embed_proj_dim", default=hidden_size)
+    before = keys.flag("do_layer_norm_before", default=True)
+    bos, ends = gated.hf_tokens(keys)
+    return OPTConfig(
+        architecture="opt",
+        vocab_size=keys.integer("vocab_size", high=MAX_VOCAB),
+        hidden_size=hidden_size,
+        intermediate_size=keys.integer("ffn_dim"),
+        num_hidden_layers=keys.integer("num_hidden_layers", high=MAX_LAYERS),
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        head_dim=gated.head_size(keys, hidden_size, num_heads, "head_dim"),
+        max_position_embeddings=keys.integer("max_position_embeddings"),
+        hidden_act=gated.activation(keys, "activation_function", default="relu"),
+        tie_word_embeddings=keys.flag("tie_word_embeddings", default=True),
+        bos_token_id=bos,
+        eos_token_ids=ends,
+        name=keys.text("_name_or_path", default=""),
+        extra={"word_embed_proj_dim": width},
+        word_embed_proj_dim=width,
+        do_layer_norm_before=before,
+        final_norm=before and not keys.flag("_remove_final_layer_norm", default=False),
+        bias=keys.flag("enable_bias", default=True),
+    )
+
+
+def config_from_gguf(
+    metadata: Mapping[str, object], tensor_names: Collection[str]
+) -> OPTConfig:
+    """Read GGUF metadata; biases, final norm and tied head follow from which tensors there are."""
+    keys = Keys(metadata, "GGUF metadata", "opt.")
+    hidden_size = keys.integer("embedding_length")
+    num_heads = keys.integer("attention.head_count")
+    width = keys.integer("word_embed_proj_dim", default=hidden_size)
+    bos, ends = gated.gguf_tokens(keys)
+    return OPTConfig(
+        architecture="opt",
+        vocab_size=gated.gguf_vocab_size(keys),
+        hidden_size=hidden_size,
+        intermediate_size=keys.integer("feed_forward_length"),
+        num_hidden_layers=keys.integer("block_count", high=MAX_LAYERS),
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        head_dim=gated.head_size(keys, hidden_size, num_heads, "attention.key_length"),
+        max_position_embeddings=keys.integer("context_length"),
+        hidden_act=gated.gguf_activation(keys, "relu"),
+        layer_norm_eps=keys.number("attention.layer_norm_epsilon", default=1e-5, high=1.0),
+        tie_word_embeddings="output.weight" not in tensor_names,
+        bos_token_id=bos,
+        eos_token_ids=ends,
+        name=Keys(metadata, keys.where, "general.").text("name", default=""),
+        extra={"word_embed_proj_dim": width},
+        word_embed_proj_dim=width,
+        do_layer_norm_before=keys.flag("do_layer_norm_before", default=True),
+        final_norm="output_norm.weight" in tensor_names,
+        bias="blk.0.ffn_up.bias" in tensor_names,
+    )
+
+
+def decoder(config: OPTConfig, source: str) -> Decoder:  # noqa: ARG001  (alike in both)
+    """Return the layers."""
+
+    def norm(role: str) -> Norm:
+        return Norm("layer", role, config.layer_norm_eps, bias=f"{role}.bias")
+
+    def linear(role: str) -> Linear:
+        return Linear(role, f"{role}.bias" if config.bias else None)
+
+    def layer(i: int) -> Layer:
+        at = f"layers.{i}"
+        return Layer(
+            attention=Attention(
+                num_heads=config.num_attention_heads,
+                num_kv_heads=config.num_key_value_heads,
+                head_dim=config.head_dim,
+                scale=config.head_dim**-0.5,
+                q=linear(f"{at}.self_attn.q_proj"),
+                k=linear(f"{at}.self_attn.k_proj"),
+                v=linear(f"{at}.self_attn.v_proj"),
+                o=linear(f"{at}.self_attn.o_proj"),
+            ),
+            mlp=MLP(
+                act=config.hidden_act,
+                up=linear(f"{at}.mlp.up_proj"),
+                down=linear(f"{at}.mlp.down_proj"),
+            ),
+            input_norm=norm(f"{at}.input_layernorm"),
+            mlp_norm=norm(f"{at}.post_attention_layernorm"),
+            norm_after=not config.do_layer_norm_before,
+        )
+
+    projected = config.word_embed_proj_dim != config.hidden_size
+    return Decoder(
+        config=config,
+        embed="embed_tokens",
+        layers=tuple(layer(i) for i in range(config.num_hidden_layers)),
+        norm=norm("norm") if config.final_norm else None,
+        lm_head=Linear("embed_tokens" if config.tie_word_embeddings else "lm_head"),
+        positions="embed_positions",
+        position_offset=POSITION_OFFSET,
+        project_in=Linear("project_in") if projected else None,
+        project_out=Linear("project_out") if projected else None,
+    )

@@ -1,0 +1,68 @@
+"""Phi 3, 3.5 and 4: a llama with fused projections, partial rotation and LongRoPE."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from fastllm.errors import FormatError
+from fastllm.models import gated, names
+from fastllm.models.gated import GatedConfig
+from fastllm.models.keys import Keys
+from fastllm.models.layers import Decoder
+from fastllm.models.rope_keys import original_context
+
+NAMES = names.PHI3
+GGUF_ARCHITECTURE = "phi3"
+LONG_TABLES = ("rope_factors_short.weight", "rope_factors_long.weight")
+
+
+def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
+    """Read a config.json; transformers reads the scaling "yarn" of this family as LongRoPE."""
+    values = {"original_max_position_embeddings": 4096, **config}
+    scaling = config.get("rope_scaling")
+    if isinstance(scaling, Mapping) and scaling.get("type") == "yarn":
+        values["rope_scaling"] = {**scaling, "type": "longrope"}
+    keys = Keys(values, "config.json")
+    read = gated.config_from_hf(keys, "phi3")
+    if not keys.has("sliding_window"):
+        return read
+    return replace(
+        read,
+        sliding_window=keys.integer("sliding_window"),
+        sliding_layers=(True,) * read.num_hidden_layers,
+    )
+
+
+def config_from_gguf(
+    metadata: Mapping[str, object], tensor_names: Collection[str]
+) -> GatedConfig:
+    """Read GGUF metadata; LongRoPE is told by its two tables, which `bind` fills in.
+
+    A sliding window is honoured (it is what the checkpoint was trained with); llama.cpp reads the
+    key and leaves it unused.
+    """
+    keys = Keys(metadata, "GGUF metadata", "phi3.")
+    read = gated.config_from_gguf(keys, tensor_names, "phi3")
+    if not any(name in tensor_names for name in LONG_TABLES):
+        return read
+    for name in LONG_TABLES:
+        if name not in tensor_names:
+            raise FormatError(f"GGUF metadata: tensor {name} is missing, its twin is there")
+    original = original_context(keys, read.max_position_embeddings)
+    attention_factor = None
+    if keys.has("rope.scaling.attn_factor"):
+        attention_factor = keys.number("rope.scaling.attn_factor", low=1e-3, high=1e3)
+    rope = replace(
+        read.rope,
+        scaling="longrope",
+        factor=read.max_position_embeddings / original,
+        attention_factor=attention_factor,
+        original_max_position_embeddings=original,
+    )
+    return replace(read, rope=rope)
+
+
+def decoder(config: GatedConfig, source: str) -> Decoder:  # noqa: ARG001  (alike in both)
+    """Return the layers."""
+    return gated.gated_decoder(config)

@@ -1,0 +1,236 @@
+"""What is asked and what comes back: plain data that crosses every room.
+
+`SamplingParams` says how to answer, `Completion` is a whole answer, `Chunk` a piece of a streamed
+one. Everything is checked here, at the door, so that nothing behind has to.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fastllm.errors import RequestError
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is chosen, and when to stop.
+
+    The chain is llama.cpp's: penalties, ``top_k``, ``top_p``, ``min_p``, then ``temperature``.
+    The defaults are its defaults too, so that an answer has the same character there and here.
+
+    Attributes
+    ----------
+    temperature : float
+        0 is greedy: the largest logit, the lowest id among equals; the rest of the chain is idle.
+    top_k : int
+        Keep the k likeliest tokens; 0 keeps all.
+    top_p : float
+        Keep the likeliest tokens until their probabilities reach this sum; 1 keeps all.
+    min_p : float
+        Keep tokens at least this share of the likeliest one's probability; 0 keeps all.
+    repetition_penalty : float
+        Logits of tokens already in the prompt or the answer are divided by it when positive and
+        multiplied when negative; 1 is off.
+    presence_penalty, frequency_penalty : float
+        Subtracted from the logit of a token of the answer: once, and once for each occurrence.
+    seed : int or None
+        Same seed, same prompt, same tokens, whatever else runs. None draws a fresh one.
+    max_tokens : int or None
+        Tokens of the answer at most; None: until the model ends it or the context is full.
+        0 computes the prompt only (for ``prompt_logprobs``).
+    stop : tuple of str
+        The answer ends before the first of these strings. One string may be given bare.
+    logprobs : int or None
+        Report the log-probability of each token, with that many likeliest alternatives.
+    prompt_logprobs : int or None
+        The same for the tokens of the prompt.
+    ignore_eos : bool
+        Go on past the model's own end token (for measuring).
+
+    Raises
+    ------
+    RequestError
+        A value outside its range; the text names it and the range.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        object.__setattr__(self, "stop", stop)
+        if not all(isinstance(s, str) and s for s in stop):
+            raise RequestError(f"stop={stop!r}: every stop string must be a text of length >= 1")
+        for name, low, high in (
+            ("temperature", 0.0, 100.0),
+            ("top_p", 0.0, 1.0),
+            ("min_p", 0.0, 1.0),
+            ("repetition_penalty", 0.01, 100.0),
+            ("presence_penalty", -100.0, 100.0),
+            ("frequency_penalty", -100.0, 100.0),
+        ):
+            _check_float(name, getattr(self, name), low, high)
+        _check_int("top_k", self.top_k, 0, 1 << 31)
+        for name, high in (
+            ("seed", 1 << 64),
+            ("max_tokens", 1 << 31),
+            ("logprobs", 1000),
+            ("prompt_logprobs", 1000),
+        ):
+            if getattr(self, name) is not None:
+                _check_int(name, getattr(self, name), 0, high)
+
+    @property
+    def greedy(self) -> bool:
+        """True when nothing is drawn: the largest logit wins."""
+        return self.temperature == 0
+
+
+def _check_float(name: str, value: object, low: float, high: float) -> None:
+    sound = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not sound or not (math.isfinite(float(value)) and low <= float(value) <= high):  # type: ignore[arg-type]
+        raise RequestError(f"{name}={value!r}: must be a number from {low:g} to {high:g}")
+
+
+def _check_int(name: str, value: object, low: int, high: int) -> None:
+    # numpy integers are welcome: they have __index__; bool has it too and is not.
+    sound = hasattr(value, "__index__") and not isinstance(value, bool)
+    if not sound or not low <= int(value) <= high:  # type: ignore[call-overload]
+        raise RequestError(f"{name}={value!r}: must be a whole number from {low} to {high}")
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log-probability of one token under the model itself (before penalties and temperature).
+
+    Attributes
+    ----------
+    token_id : int
+    logprob : float
+        Natural logarithm.
+    top : tuple of (int, float)
+        The likeliest tokens and their log-probabilities, best first.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of one answer went, in seconds of wall clock.
+
+    Attributes
+    ----------
+    prompt_tokens, cached_tokens, completion_tokens : int
+        `cached_tokens` of the prompt were still in the KV cache and not computed again.
+    queue_s, prompt_s, decode_s : float
+        Waiting for a place; first step to first token; first token to last.
+    ttft_s : float
+        Submission to first token.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    queue_s: float = 0.0
+    prompt_s: float = 0.0
+    decode_s: float = 0.0
+    ttft_s: float = 0.0
+
+    @property
+    def prompt_tps(self) -> float:
+        """Tokens of the prompt computed per second."""
+        return _rate(self.prompt_tokens - self.cached_tokens, self.prompt_s)
+
+    @property
+    def decode_tps(self) -> float:
+        """Tokens generated per second after the first, which belongs to the prompt."""
+        return _rate(self.completion_tokens - 1, self.decode_s)
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the figures under their names, rates included, ready for JSON."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "completion_tokens": self.completion_tokens,
+            "queue_s": self.queue_s,
+            "prompt_s": self.prompt_s,
+            "decode_s": self.decode_s,
+            "ttft_ms": self.ttft_s * 1e3,
+            "prompt_tps": self.prompt_tps,
+            "decode_tps": self.decode_tps,
+        }
+
+
+def _rate(count: int, seconds: float) -> float:
+    return count / seconds if count > 0 and seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a streamed answer; the last one has a `finish_reason` and the `timings`.
+
+    Attributes
+    ----------
+    text : str
+        New text, never half a character and never the beginning of a stop string; may be empty.
+    token_ids : tuple of int
+        Tokens sampled since the chunk before (their text may come later).
+    finish_reason : str or None
+        "stop" (end token or stop string), "length", "cancelled"; None while it goes on.
+    logprobs : tuple of TokenLogprob
+        One for each of `token_ids` when asked for.
+    timings : Timings or None
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole answer.
+
+    Attributes
+    ----------
+    text : str
+        The answer, cut before the stop string. Empty for a model without a tokenizer.
+    token_ids : list of int
+        Sampled tokens without the end token; those of a stop string are included.
+    finish_reason : str
+        "stop", "length" or "cancelled".
+    logprobs : list of TokenLogprob or None
+        One for each of `token_ids`.
+    prompt_logprobs : list of (TokenLogprob or None) or None
+        One for each of `prompt_token_ids`; the first is None, since nothing comes before it.
+    prompt_token_ids : list of int
+    timings : Timings
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    prompt_token_ids: list[int] = field(default_factory=list)
+    timings: Timings = field(default_factory=Timings)

@@ -1,0 +1,343 @@
+"""A decoder and its packed weights to the table of operations that the native step runs.
+
+The table is written once per loaded model. Row counts, positions and block tables of a batch are
+not in it: they stand in the context block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastllm.cache.kv_cache import KVCache, padded_head_dim
+from fastllm.errors import UnsupportedError
+from fastllm.kernels.activations import KINDS
+from fastllm.kernels.words import Code, Op
+from fastllm.models.layers import Attention, Decoder, Layer, Linear, Norm
+from fastllm.step.buffers import Buffers, Rows, Tiles
+from fastllm.step.rope_table import RopeTable
+from fastllm.step.weights import PackedMatrix, Weights
+
+_LOG2E = math.log2(math.e)
+_ROPE_STYLES = {"half": 1, "pairs": 2}
+ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
+_NORMS = {"rms": 0, "layer": 1}
+_NO_NORM = -1
+MAX_GROUP = 128  # query heads of a kv head that fit the scratch of a tile
+
+
+def float_bits(value: float) -> int:
+    """Bits of a float32, as the table stores floats."""
+    return int(np.float32(value).view(np.uint32))
+
+
+@dataclass
+class Program:
+    """The table; `head` is the index of the first op that works on logit rows only."""
+
+    ops: list[list[int]] = field(default_factory=list)
+    head: int = 0
+
+    def add(self, code: Code, *words: int, barrier: bool = True) -> None:
+        """Append one op: words A, B, C, ..."""
+        row = [int(code), int(barrier), *(int(w) for w in words)]
+        self.ops.append(row + [0] * (Op.WORDS - len(row)))
+
+    def table(self) -> NDArray[np.int64]:
+        """int64[num_ops, Op.WORDS]."""
+        return np.array(self.ops, np.int64)
+
+
+class Writer:
+    """Writes the program of one model.
+
+    Parameters
+    ----------
+    decoder, weights, cache
+        What is computed, with what, and where keys and values go.
+    ropes : mapping
+        (rope index, style) -> table.
+    buffers : Buffers
+        Written once to learn the sizes, and again after ``buffers.allocate()``.
+    functions : mapping
+        Weight format -> machine address of its product.
+    max_rows : int
+        Logit rows computed at once.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        weights: Weights,
+        cache: KVCache,
+        ropes: Mapping[tuple[int, str], RopeTable],
+        buffers: Buffers,
+        functions: Mapping[str, int],
+        max_rows: int,
+    ) -> None:
+        self.decoder, self.weights, self.cache = decoder, weights, cache
+        self.ropes, self.buffers, self.functions = ropes, buffers, functions
+        self.max_rows = max_rows
+        self.program = Program()
+
+    def write(self) -> Program:
+        """Return the program; addresses are 0 until the buffers are allocated."""
+        self.program = Program()
+        decoder = self.decoder
+        hidden = decoder.config.hidden_size
+        x = self.buffers.rows("x", hidden)
+        if decoder.project_in is not None:
+            matrix = self.matrix(decoder.project_in)
+            embedded = self.buffers.rows("embedded", matrix.columns)
+            tiles = self.inputs("projected", embedded, None, matrix.columns, [decoder.project_in])
+            self.multiply(decoder.project_in, tiles, x)
+        if decoder.positions is not None:
+            rows = self.buffers.rows("positions", hidden)
+            self.program.add(
+                Code.ADD, x.address, x.stride, rows.address, rows.stride, hidden
+            )
+        for index, layer in enumerate(decoder.layers):
+            self.layer(index, layer, x)
+        self.head(x)
+        return self.program
+
+    # ------------------------------------------------------------------ layers
+    def layer(self, index: int, layer: Layer, x: Rows) -> None:
+        """One residual layer, in one of the orders that `Layer` describes."""
+        hidden = self.decoder.config.hidden_size
+        attention, mlp = layer.attention, layer.mlp
+        before_attention = None if layer.norm_after else layer.input_norm
+        before_mlp = None if layer.norm_after else layer.mlp_norm
+        mlp_inputs = [linear for linear in (mlp.gate, mlp.up) if linear is not None]
+        qkv = [attention.q, attention.k, attention.v]
+        if layer.parallel:
+            # both read x before either adds to it
+            own = before_mlp is not None and before_mlp != before_attention
+            together = qkv if own else qkv + mlp_inputs
+            tiles = self.inputs("attention", x, before_attention, hidden, together)
+            mlp_tiles = tiles
+            if own:
+                mlp_tiles = self.inputs("mlp", x, before_mlp, hidden, mlp_inputs)
+            self.attention(index, attention, tiles, x, add=True)
+            self.mlp(layer, mlp_tiles, x, add=True)
+            return
+        tiles = self.inputs("attention", x, before_attention, hidden, qkv)
+        self.residual(
+            x, layer.post_attention_norm, lambda out, add: self.attention(
+                index, attention, tiles, out, add=add)
+        )  # fmt: skip
+        if layer.norm_after and layer.input_norm is not None:
+            self.norm(layer.input_norm, x, hidden, out=x)
+        tiles_mlp = self.inputs("mlp", x, before_mlp, hidden, mlp_inputs)
+        self.residual(
+            x, layer.post_mlp_norm, lambda out, add: self.mlp(layer, tiles_mlp, out, add=add)
+        )
+        if layer.norm_after and layer.mlp_norm is not None:
+            self.norm(layer.mlp_norm, x, hidden, out=x)
+
+    def residual(self, x: Rows, norm: Norm | None, compute) -> None:  # type: ignore[no-untyped-def]
+        """x += compute, or x += norm(compute)."""
+        if norm is None:
+            compute(x, True)
+            return
+        hidden = self.decoder.config.hidden_size
+        branch = self.buffers.rows("branch", hidden)
+        compute(branch, False)
+        self.norm(norm, branch, hidden, out=x, add=True)
+
+    def attention(
+        self, index: int, a: Attention, tiles: dict[str, Tiles], out: Rows, add: bool
+    ) -> None:
+        """q, k, v; rotate and store; attend; project."""
+        group = a.num_heads // a.num_kv_heads
+        if group > MAX_GROUP:
+            raise UnsupportedError(
+                f"layer {index}: {group} query heads share a kv head; at most {MAX_GROUP} are built"
+            )
+        dim = padded_head_dim(a.head_dim)
+        projected = []
+        for name, linear in (("q", a.q), ("k", a.k), ("v", a.v)):
+            rows = self.buffers.rows(name, self.matrix(linear).padded_rows)
+            self.multiply(linear, tiles, rows, barrier=name == "v")
+            projected.append(rows)
+        q, k, v = projected
+        queries = self.buffers.raw(
+            "queries", self.buffers.max_tokens * a.num_heads * dim * 4
+        )
+        pages, page_stride = self.cache.layer_addresses[index], self.cache.layer_strides[index]
+        style, rotary_dim, table = 0, 0, 0
+        if a.rope is not None:
+            style = _ROPE_STYLES[a.rope_style]
+            rotary_dim = self.decoder.ropes[a.rope].rotary_dim
+            table = self.ropes[a.rope, a.rope_style].address
+        q_norm = self.vector(a.q_norm.weight) if a.q_norm else 0
+        k_norm = self.vector(a.k_norm.weight) if a.k_norm else 0
+        eps = a.q_norm.eps if a.q_norm else 1e-6
+        self.program.add(
+            Code.ROPE, q.address, k.address, v.address, q.stride, k.stride, v.stride,
+            queries, pages, page_stride, a.num_heads, a.num_kv_heads, a.head_dim,
+            style, rotary_dim, table, float_bits(a.scale * _LOG2E), q_norm, k_norm, float_bits(eps),
+        )  # fmt: skip
+        width = a.num_heads * a.head_dim
+        attended = self.buffers.rows("attended", width)
+        cap = (a.softcap or 0.0) * _LOG2E
+        common = (
+            queries, pages, page_stride, a.num_heads, a.num_kv_heads, a.head_dim,
+            a.sliding_window or 0, float_bits(cap), attended.address, attended.stride,
+        )  # fmt: skip
+        self.program.add(Code.ATTENTION, *common)
+        merged = self.tiles_for("merged", [a.o], width)
+        first, *others = merged.values()
+        self.program.add(
+            Code.MERGE, *common, first.address, KINDS[first.kind], first.token_bytes, width
+        )
+        self.quantize(attended, width, others)
+        self.multiply(a.o, merged, out, add=add)
+
+    def mlp(self, layer: Layer, tiles: dict[str, Tiles], out: Rows, add: bool) -> None:
+        """Gate and up, activation, down."""
+        mlp = layer.mlp
+        columns = self.matrix(mlp.up).rows
+        up = self.buffers.rows("up", -(-columns // 256) * 256)
+        gate = 0
+        if mlp.gate is not None:
+            gate_rows = self.buffers.rows("gate", -(-columns // 256) * 256)
+            gate = gate_rows.address
+            self.multiply(mlp.gate, tiles, gate_rows, barrier=False)
+        self.multiply(mlp.up, tiles, up)
+        activated = self.tiles_for("activated", [mlp.down], columns)
+        (target,) = activated.values()
+        self.program.add(
+            Code.ACTIVATE, ACTIVATIONS[mlp.act], gate, up.address, up.stride, columns,
+            target.address, KINDS[target.kind], target.token_bytes,
+        )  # fmt: skip
+        self.multiply(mlp.down, activated, out, add=add)
+
+    def head(self, x: Rows) -> None:
+        """Final norm, projection, logits: on the rows asked for only."""
+        decoder = self.decoder
+        hidden = decoder.config.hidden_size
+        self.program.head = len(self.program.ops)
+        first = decoder.project_out or decoder.lm_head
+        tiles = self.inputs("head", x, decoder.norm, hidden, [first], chosen=True)
+        if decoder.project_out is not None:
+            matrix = self.matrix(decoder.project_out)
+            rows = self.buffers.rows("projected_out", matrix.padded_rows)
+            self.multiply(decoder.project_out, tiles, rows, chosen=True)
+            (target,) = self.tiles_for("head_out", [decoder.lm_head], matrix.rows).values()
+            self.program.add(
+                Code.NORM, _NO_NORM, rows.address, rows.stride, matrix.rows, 0, 0, 0, 0, 0, 0,
+                target.address, KINDS[target.kind], target.token_bytes, 2,
+            )  # fmt: skip
+            tiles = {target.kind: target}
+        logits = self.logits()
+        self.multiply(decoder.lm_head, tiles, logits, chosen=True)
+        if decoder.logit_softcap:
+            self.program.add(
+                Code.SOFTCAP, logits.address, logits.stride, self.matrix(decoder.lm_head).rows,
+                float_bits(decoder.logit_softcap),
+            )  # fmt: skip
+
+    def logits(self) -> Rows:
+        """Where the logits of up to `max_rows` rows appear."""
+        columns = self.matrix(self.decoder.lm_head).padded_rows
+        return self.buffers.rows("logits", columns, self.max_rows)
+
+    # ------------------------------------------------------------------ pieces
+    def matrix(self, linear: Linear) -> PackedMatrix:
+        """The packed weights of a linear layer."""
+        return self.weights.matrices[linear.weight]
+
+    def vector(self, role: str | None) -> int:
+        """Address of a norm weight or bias; 0 for None."""
+        return self.weights.vectors[role] if role is not None else 0
+
+    def tiles_for(
+        self, name: str, linears: Iterable[Linear], columns: int
+    ) -> dict[str, Tiles]:
+        """A tile buffer for each kind of activations that `linears` read."""
+        kinds = dict.fromkeys(self.matrix(linear).layout.activations for linear in linears)
+        return {kind: self.buffers.tiles(name, kind, columns) for kind in kinds}
+
+    def inputs(
+        self,
+        name: str,
+        source: Rows,
+        norm: Norm | None,
+        columns: int,
+        linears: Sequence[Linear],
+        chosen: bool = False,
+    ) -> dict[str, Tiles]:
+        """Norm `source` (if there is a norm) and lay it out for `linears`."""
+        tiles = self.tiles_for(name, linears, columns)
+        first, *others = tiles.values()
+        out = self.buffers.rows("normed", columns) if others else Rows(0, 0)
+        self.program.add(
+            Code.NORM,
+            _NORMS[norm.kind] if norm else _NO_NORM,
+            source.address,
+            source.stride,
+            columns,
+            self.vector(norm.weight) if norm else 0,
+            self.vector(norm.bias) if norm else 0,
+            float_bits(norm.eps) if norm else 0,
+            out.address,
+            out.stride,
+            0,
+            first.address,
+            KINDS[first.kind],
+            first.token_bytes,
+            int(chosen),
+        )
+        self.quantize(out, columns, others)
+        return tiles
+
+    def norm(self, norm: Norm, source: Rows, columns: int, out: Rows, add: bool = False) -> None:
+        """out (+)= norm(source), as floats."""
+        self.program.add(
+            Code.NORM, _NORMS[norm.kind], source.address, source.stride, columns,
+            self.vector(norm.weight), self.vector(norm.bias), float_bits(norm.eps),
+            out.address, out.stride, int(add),
+        )  # fmt: skip
+
+    def quantize(self, source: Rows, columns: int, targets: Iterable[Tiles]) -> None:
+        """Lay out float rows for further kinds of weights."""
+        for target in targets:
+            self.program.add(
+                Code.QUANTIZE, source.address, source.stride, columns,
+                target.address, KINDS[target.kind], target.token_bytes,
+            )  # fmt: skip
+
+    def multiply(
+        self,
+        linear: Linear,
+        tiles: Mapping[str, Tiles],
+        out: Rows,
+        *,
+        add: bool = False,
+        barrier: bool = True,
+        chosen: bool = False,
+    ) -> None:
+        """out (+)= x @ W.T (+ bias)."""
+        matrix = self.matrix(linear)
+        layout, x = matrix.layout, tiles[matrix.layout.activations]
+        self.program.add(
+            Code.MATMUL,
+            self.functions[matrix.type],
+            matrix.address,
+            layout.panel_bytes(matrix.columns),
+            layout.units(matrix.columns),
+            matrix.num_panels,
+            x.address,
+            x.token_bytes,
+            out.address,
+            out.stride,
+            self.vector(linear.bias),
+            int(add),
+            int(chosen),
+            barrier=barrier,
+        )

@@ -1,0 +1,317 @@
+"""Runner: a loaded model that turns batches into logits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastllm.cache.kv_cache import BLOCK_SIZE, KVCache, block_bytes, padded_head_dim
+from fastllm.errors import BudgetError, RequestError
+from fastllm.kernels import objects
+from fastllm.kernels.interpreter_codes import CHUNK_PAGES, PAGE, scratch_layout
+from fastllm.kernels.layouts import LAYOUTS
+from fastllm.kernels.road import choose_road
+from fastllm.kernels.words import Context, Op
+from fastllm.machine.cpus import default_threads, usable_cpus
+from fastllm.machine.memory import available_bytes
+from fastllm.models.bind import BoundModel, bind
+from fastllm.step.batch import Batch
+from fastllm.step.buffers import Buffers
+from fastllm.step.embedding import RowReader
+from fastllm.step.program import Writer
+from fastllm.step.rope_table import RopeTable
+from fastllm.step.weights import Weights, packed_types
+from fastllm.step.workers import Workers
+
+if TYPE_CHECKING:
+    from fastllm.formats.checkpoint import Checkpoint
+
+Progress = Callable[[str, float], None]
+
+DEFAULT_N_CTX = 8192  # where nothing is asked: the model's own context, at most this
+MAX_LOGIT_ROWS = 32  # logit rows computed at once; more are computed in turns
+SPLIT_TOKENS = 16  # batches up to this size share one sequence's context between threads
+
+
+class Runner:
+    """A model in memory, ready to step.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    n_ctx : int, optional
+        Positions a sequence may have; default: the model's own, at most 8192.
+    n_threads : int, optional
+        Default: the CPUs this process may use (affinity, cgroup quota, physical cores).
+    max_batch_tokens : int
+        Tokens of a batch.
+    quant : str, optional
+        Convert float matrices to this format while loading.
+    num_blocks : int, optional
+        KV blocks of 64 tokens; default: enough for one sequence of n_ctx.
+    progress : callable, optional
+        Called with (what, share done).
+
+    Attributes
+    ----------
+    config : ModelConfig
+    vocab_size, n_ctx, n_threads, block_size, num_blocks, max_batch_tokens : int
+    isa : str
+        The road the kernels took.
+    load_s : float
+        Seconds the constructor took.
+    model_bytes : int
+        Bytes of the packed weights.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        n_ctx: int | None = None,
+        n_threads: int | None = None,
+        max_batch_tokens: int = 512,
+        quant: str | None = None,
+        num_blocks: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        started = time.perf_counter()
+        model = bind(checkpoint)
+        decoder = model.decoder
+        self.config = decoder.config
+        self.vocab_size = decoder.config.vocab_size
+        self.n_threads = _checked_threads(n_threads)
+        self.n_ctx = _checked_context(model, n_ctx)
+        self.block_size = BLOCK_SIZE
+        self.num_blocks = num_blocks or -(-self.n_ctx // BLOCK_SIZE)
+        self.max_batch_tokens = max_batch_tokens
+        road = choose_road()
+        self.isa = road.name
+        formats = _formats(model, quant)
+        units = ["step", "pack", *(f"mm_{name}" for name in formats)]
+        built = objects.addresses(units, road, progress)
+        functions = {name: built[f"mm_{name}"] for name in formats}
+        self._weights = Weights(
+            model, objects.callable_at(built["pack"], 9), quant, progress
+        )
+        self.model_bytes = self._weights.nbytes
+        self._check_budget(model)
+        self._cache = KVCache(decoder, self.num_blocks)
+        self._embed = RowReader(model.matrix(decoder.embed))
+        self._positions = RowReader(model.matrix(decoder.positions)) if decoder.positions else None
+        self._ropes = {
+            (a.rope, a.rope_style): RopeTable(decoder.ropes[a.rope], a.rope_style, self.n_ctx)
+            for a in (layer.attention for layer in decoder.layers)
+            if a.rope is not None
+        }
+        self._decoder = decoder
+        self._buffers = Buffers(max_batch_tokens)
+        writer = Writer(
+            decoder, self._weights, self._cache, self._ropes, self._buffers, functions,
+            MAX_LOGIT_ROWS,
+        )  # fmt: skip
+        self._prepare(writer)
+        entry = objects.callable_at(built["step"], 3)
+        crowded = self.n_threads > len(usable_cpus())
+        self._workers = Workers(entry, self._context, self.n_threads, crowded)
+        self._lock = threading.Lock()
+        self._closed = False
+        self.load_s = time.perf_counter() - started
+
+    # ------------------------------------------------------------------ setting up
+    def _check_budget(self, model: BoundModel) -> None:
+        needed = block_bytes(model.decoder) * self.num_blocks
+        free = available_bytes()
+        if needed > free:
+            raise BudgetError(
+                f"the KV cache for {self.n_ctx} tokens takes {needed / 2**20:.0f} MiB and "
+                f"{free / 2**20:.0f} MiB are free; ask for a shorter context (-c)"
+            )
+
+    def _prepare(self, writer: Writer) -> None:
+        """Write the program, allocate buffers and fill the context block."""
+        decoder = self._decoder
+        attentions = [layer.attention for layer in decoder.layers]
+        max_dim = max(padded_head_dim(a.head_dim) for a in attentions)
+        widest = max(matrix.columns for matrix in self._weights.matrices.values())
+        scratch = scratch_layout(widest, max_dim)
+        stride = -(-scratch["bytes"] // 4096) * 4096
+        chunks = -(-self.n_ctx // (PAGE * CHUNK_PAGES))
+        heads = max(a.num_heads for a in attentions)
+        split = min(SPLIT_TOKENS, self.max_batch_tokens)
+        partials = split * heads * chunks * (4 * max_dim + 64)
+        raw = self._buffers.raw
+        raw("scratch", stride * self.n_threads)
+        raw("partials", partials)
+        writer.write()
+        self.buffer_bytes = self._buffers.allocate()
+        program = writer.write()
+        self._head = program.head
+        self._ops = program.table()
+        hidden = decoder.config.hidden_size
+        self._x = _float_rows(self._buffers, "x", self._buffers.rows("x", hidden).stride)
+        self._embedded = self._x
+        if decoder.project_in is not None:
+            width = writer.matrix(decoder.project_in).columns
+            rows = self._buffers.rows("embedded", width)
+            self._embedded = _float_rows(self._buffers, "embedded", rows.stride)
+        if decoder.positions is not None:
+            rows = self._buffers.rows("positions", hidden)
+            self._position_rows = _float_rows(self._buffers, "positions", rows.stride)
+        self._logits = _float_rows(self._buffers, "logits", writer.logits().stride)
+        context = np.zeros(Context.WORDS, np.int64)
+        context[Context.SCRATCH] = raw("scratch", 0)
+        context[Context.SCRATCH_STRIDE] = stride
+        context[Context.MATMUL_SCRATCH] = scratch["matmul"]
+        context[Context.HEAD_SCRATCH] = scratch["head"]
+        context[Context.ATTEND_SCRATCH] = scratch["attend"]
+        context[Context.SPLIT_TOKENS] = split
+        context[Context.PARTIALS] = raw("partials", 0)
+        context[Context.MAX_CHUNKS] = chunks
+        self._context = context
+
+    # ------------------------------------------------------------------ stepping
+    def forward(self, batch: Batch) -> NDArray[np.float32]:
+        """Run one batch.
+
+        Parameters
+        ----------
+        batch : Batch
+            At most `max_batch_tokens` tokens, positions below `n_ctx`, block ids below
+            `num_blocks`.
+
+        Returns
+        -------
+        float32[num_logit_rows, vocab_size]
+            Valid until the next call.
+
+        Raises
+        ------
+        RequestError
+            A token id, position or block id outside its range.
+        ReadError
+            The embedding's file was cut short.
+        """
+        with self._lock:
+            return self._forward(batch)
+
+    def _forward(self, batch: Batch) -> NDArray[np.float32]:
+        tokens, rows = len(batch.token_ids), len(batch.logit_rows)
+        self._check(batch)
+        decoder, c = self._decoder, self._context
+        embedded = self._embed.read(batch.token_ids)
+        if decoder.embed_scale != 1.0:
+            embedded *= np.float32(decoder.embed_scale)
+        self._embedded[:tokens, : embedded.shape[1]] = embedded
+        last = int(batch.positions.max(initial=0)) + 1
+        if self._positions is not None:
+            where = batch.positions + np.int32(decoder.position_offset)
+            values = self._positions.read(where.astype(np.int32))
+            self._position_rows[:tokens, : values.shape[1]] = values
+        for table in self._ropes.values():
+            if table.filled < last:
+                table.ensure(last)
+        seqs = np.repeat(
+            np.arange(len(batch.seq_starts) - 1, dtype=np.int32), np.diff(batch.seq_starts)
+        )
+        arrays = [
+            np.ascontiguousarray(a, np.int32)
+            for a in (batch.positions, batch.seq_starts, batch.block_tables, seqs, batch.logit_rows)
+        ]
+        positions, starts, tables, seqs, logit_rows = arrays
+        c[Context.NUM_TOKENS] = tokens
+        c[Context.POSITIONS] = positions.ctypes.data
+        c[Context.NUM_SEQS] = len(starts) - 1
+        c[Context.SEQ_STARTS] = starts.ctypes.data
+        c[Context.TABLES] = tables.ctypes.data
+        c[Context.TABLE_STRIDE] = tables.strides[0]
+        c[Context.SEQ_OF_TOKEN] = seqs.ctypes.data
+        first = min(rows, MAX_LOGIT_ROWS)
+        c[Context.OPS] = self._ops.ctypes.data
+        c[Context.NUM_OPS] = len(self._ops) if rows else self._head
+        c[Context.NUM_ROWS] = first
+        c[Context.LOGIT_ROWS] = logit_rows.ctypes.data
+        self._workers.run()
+        if rows <= MAX_LOGIT_ROWS:
+            return self._logits[:rows, : self.vocab_size]
+        # more rows than the buffer: the head again for each further group of rows
+        out = np.empty((rows, self.vocab_size), np.float32)
+        out[:first] = self._logits[:first, : self.vocab_size]
+        c[Context.OPS] = self._ops.ctypes.data + self._head * 8 * Op.WORDS
+        c[Context.NUM_OPS] = len(self._ops) - self._head
+        for start in range(first, rows, MAX_LOGIT_ROWS):
+            count = min(MAX_LOGIT_ROWS, rows - start)
+            c[Context.NUM_ROWS] = count
+            c[Context.LOGIT_ROWS] = logit_rows.ctypes.data + 4 * start
+            self._workers.run()
+            out[start : start + count] = self._logits[:count, : self.vocab_size]
+        return out
+
+    def _check(self, batch: Batch) -> None:
+        """Refuse what would make the kernels read or write outside their memory."""
+        tokens = len(batch.token_ids)
+        if self._closed:
+            raise RequestError("the model is closed")
+        if not 0 < tokens <= self.max_batch_tokens:
+            raise RequestError(f"a batch of {tokens} tokens; at most {self.max_batch_tokens}")
+        for name, values, stop in (
+            ("token id", batch.token_ids, self.vocab_size),
+            ("position", batch.positions, self.n_ctx),
+            ("logit row", batch.logit_rows, tokens),
+        ):
+            if len(values) and not (values.min() >= 0 and values.max() < stop):
+                raise RequestError(f"{name} outside 0..{stop - 1}")
+        blocks = batch.positions // BLOCK_SIZE
+        seqs = np.repeat(np.arange(len(batch.seq_starts) - 1), np.diff(batch.seq_starts))
+        if len(seqs) != tokens or blocks.max() >= batch.block_tables.shape[1]:
+            raise RequestError("seq_starts or block_tables do not cover the batch's tokens")
+        for s in range(len(batch.seq_starts) - 1):
+            used = batch.block_tables[s, : int(blocks[seqs == s].max(initial=-1)) + 1]
+            if len(used) and not (used.min() >= 0 and used.max() < self.num_blocks):
+                raise RequestError(f"block id outside 0..{self.num_blocks - 1}")
+
+    def close(self) -> None:
+        """Stop the threads and free the memory; the runner is unusable afterwards."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._workers.close()
+            self._embed.close()
+            if self._positions is not None:
+                self._positions.close()
+            del self._x, self._embedded, self._logits
+            for part in (*self._ropes.values(), self._cache, self._buffers, self._weights):
+                part.close()
+
+
+def _float_rows(buffers: Buffers, name: str, stride: int) -> NDArray[np.float32]:
+    rows: NDArray[np.float32] = buffers.view_bytes(name).view(np.float32)
+    return rows.reshape(-1, stride // 4)
+
+
+def _checked_threads(n_threads: int | None) -> int:
+    if n_threads is None:
+        return default_threads()
+    if not 1 <= n_threads <= 1024:
+        raise RequestError(f"{n_threads} threads; choose 1 to 1024")
+    return n_threads
+
+
+def _checked_context(model: BoundModel, n_ctx: int | None) -> int:
+    own = model.decoder.config.max_position_embeddings
+    if n_ctx is None or n_ctx == 0:
+        return min(own, DEFAULT_N_CTX)
+    if n_ctx < 1 or n_ctx > own:
+        raise RequestError(f"a context of {n_ctx} tokens; the model allows 1 to {own}")
+    return n_ctx
+
+
+def _formats(model: BoundModel, quant: str | None) -> list[str]:
+    """Weight formats that the model needs kernels for."""
+    return [name for name in LAYOUTS if name in set(packed_types(model, quant).values())]

@@ -1,0 +1,280 @@
+"""Read a bound model once and pack it as it arrives: one pass over the file, one copy in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastllm.errors import UnsupportedError
+from fastllm.flash.arena import Arena
+from fastllm.flash.reader import FileReader
+from fastllm.kernels.layouts import LAYOUTS, ROWS, PanelLayout
+from fastllm.kernels.moves import move_table
+from fastllm.models.bind import BoundModel, MatrixSource
+from fastllm.models.layers import Decoder
+from fastllm.quants import dequantize, quantize
+from fastllm.quants.blocks import row_bytes
+
+SLOT_BYTES = 4 << 20  # of the read ring: large enough for the disk's full rate
+_FLOATS = ("f32", "f16", "bf16")
+
+Progress = Callable[[str, float], None]
+Pack = Callable[..., int]
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """A matrix in panels.
+
+    Attributes
+    ----------
+    type : str
+        Weight format, a key of `LAYOUTS`.
+    rows, columns : int
+    address : int
+        Of the first panel.
+    """
+
+    type: str
+    rows: int
+    columns: int
+    address: int
+
+    @property
+    def layout(self) -> PanelLayout:
+        """Layout of a panel."""
+        return LAYOUTS[self.type]
+
+    @property
+    def num_panels(self) -> int:
+        """Panels of 16 rows."""
+        return -(-self.rows // ROWS)
+
+    @property
+    def padded_rows(self) -> int:
+        """Rows that a product writes."""
+        return self.num_panels * ROWS
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some panels of one matrix and the file ranges that hold their rows, in order."""
+
+    role: str
+    source_type: str
+    first_row: int
+    num_rows: int
+    pieces: tuple[tuple[str, int, int], ...]  # (path, offset, nbytes)
+
+
+class Weights:
+    """Every matrix and vector of a model, packed in one arena.
+
+    Parameters
+    ----------
+    model : BoundModel
+    pack : callable
+        The packing kernel (``kernels.pack``).
+    quant : str or None
+        Format that float matrices are converted to while they are read ("q8_0", "q4_0", ...);
+        matrices whose rows are no multiple of 32 stay as they are.
+    progress : callable, optional
+        Called with (what, share done).
+
+    Raises
+    ------
+    UnsupportedError
+        A matrix of a type without kernels.
+    BudgetError, ReadError, FormatError
+        No memory; the file cannot be read; a vector holds NaN.
+    """
+
+    def __init__(
+        self,
+        model: BoundModel,
+        pack: Pack,
+        quant: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._pack, self._progress = pack, progress
+        self._tables = {name: move_table(name) for name in LAYOUTS}
+        sources = {role: model.matrix(role) for role in _matrix_roles(model)}
+        types = packed_types(model, quant)
+        offsets = _weight_offsets(model.decoder)
+        vectors = {
+            role: _padded(model.vector(role), offsets.get(role, 0.0))
+            for role in model.vector_roles
+        }
+        total = sum(
+            _aligned(LAYOUTS[types[role]].matrix_bytes(*source.shape))
+            for role, source in sources.items()
+        ) + sum(_aligned(v.nbytes) for v in vectors.values())
+        self.arena = Arena(total)
+        self.nbytes = total
+        self.matrices: dict[str, PackedMatrix] = {}
+        self.vectors: dict[str, int] = {}
+        for role, source in sources.items():
+            rows, columns = source.shape
+            size = LAYOUTS[types[role]].matrix_bytes(rows, columns)
+            self.matrices[role] = PackedMatrix(
+                types[role], rows, columns, self.arena.alloc(size, 64)
+            )
+        for role, values in vectors.items():
+            address = self.arena.alloc(values.nbytes, 64)
+            self.arena.view(address, values.nbytes)[:] = values.view(np.uint8)
+            self.vectors[role] = address
+        self._read(sources)
+
+    def close(self) -> None:
+        """Free the memory; addresses are dead afterwards."""
+        self.arena.close()
+
+    # ------------------------------------------------------------------ reading
+    def _read(self, sources: dict[str, MatrixSource]) -> None:
+        chunks = [chunk for role, source in sources.items() for chunk in _chunks(role, source)]
+        total = sum(nbytes for chunk in chunks for _, _, nbytes in chunk.pieces) or 1
+        done = 0
+        by_path: dict[str, list[_Chunk]] = {}
+        for chunk in chunks:
+            by_path.setdefault(chunk.pieces[0][0], []).append(chunk)
+        for path, group in by_path.items():
+            group.sort(key=lambda c: c.pieces[0][1])  # the disk likes file order
+            with FileReader(path) as reader:
+                for chunk, rows in _stream(reader, path, group):
+                    self._put(chunk, rows)
+                    done += sum(nbytes for _, _, nbytes in chunk.pieces)
+                    if self._progress:
+                        self._progress("reading weights", done / total)
+
+    def _put(self, chunk: _Chunk, rows: NDArray[np.uint8]) -> None:
+        matrix = self.matrices[chunk.role]
+        if matrix.type != chunk.source_type:
+            values = dequantize(chunk.source_type, rows.reshape(chunk.num_rows, -1))
+            rows = quantize(matrix.type, values)
+        layout = matrix.layout
+        panel_bytes = layout.panel_bytes(matrix.columns)
+        self._pack(
+            self._tables[matrix.type].ctypes.data,
+            rows.ctypes.data,
+            row_bytes(matrix.type, matrix.columns),
+            chunk.num_rows,
+            layout.block_bytes,
+            layout.units(matrix.columns),
+            matrix.address + chunk.first_row // ROWS * panel_bytes,
+            0,
+            -(-chunk.num_rows // ROWS),
+        )
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // 64) * 64
+
+
+def _matrix_roles(model: BoundModel) -> list[str]:
+    """Matrices that are multiplied with; an untied input embedding is looked up in the file."""
+    decoder = model.decoder
+    looked_up = {decoder.embed, decoder.positions} - {decoder.lm_head.weight}
+    return [role for role in model.matrix_roles if role not in looked_up]
+
+
+def packed_types(model: BoundModel, quant: str | None) -> dict[str, str]:
+    """Weight format in memory of every matrix that is multiplied with, by role.
+
+    Raises
+    ------
+    UnsupportedError
+        A matrix of a type without kernels, named.
+    """
+    return {role: _packed_type(role, model.matrix(role), quant) for role in _matrix_roles(model)}
+
+
+def _packed_type(role: str, source: MatrixSource, quant: str | None) -> str:
+    type_ = source.type
+    if quant is not None and type_ in _FLOATS and source.shape[1] % 32 == 0:
+        type_ = quant
+    if type_ not in LAYOUTS:
+        known = ", ".join(LAYOUTS)
+        raise UnsupportedError(f"{role}: tensors of type {type_} have no kernel; built: {known}")
+    return type_
+
+
+def _weight_offsets(decoder: Decoder) -> dict[str, float]:
+    """What is added to a norm's stored weight (gemma's 1 + w), by role."""
+    norms = [decoder.norm]
+    for layer in decoder.layers:
+        norms += [layer.input_norm, layer.mlp_norm]
+        norms += [layer.post_attention_norm, layer.post_mlp_norm]
+        norms += [layer.attention.q_norm, layer.attention.k_norm]
+    return {norm.weight: norm.weight_offset for norm in norms if norm is not None}
+
+
+def _padded(values: NDArray[np.float32], offset: float) -> NDArray[np.float32]:
+    """A norm weight or bias, padded with zeros to 16 floats."""
+    padded = np.zeros(-(-len(values) // 16) * 16, np.float32)
+    padded[: len(values)] = values + np.float32(offset)
+    return padded
+
+
+def _chunks(role: str, source: MatrixSource) -> Iterator[_Chunk]:
+    """Cut a matrix into runs of whole panels that fit a slot of the ring."""
+    rows, columns = source.shape
+    size = row_bytes(source.type, columns)
+    step = max(1, SLOT_BYTES // 2 // (size * ROWS)) * ROWS
+    for first in range(0, rows, step):
+        count = min(step, rows - first)
+        yield _Chunk(role, source.type, first, count, tuple(_pieces(source, size, first, count)))
+
+
+def _pieces(
+    source: MatrixSource, size: int, first: int, count: int
+) -> Iterator[tuple[str, int, int]]:
+    """File ranges of rows [first, first + count), merged where they touch."""
+    merged: list[tuple[str, int, int]] = []
+    start = 0
+    for segment in source.segments:
+        low, high = max(first, start), min(first + count, start + segment.num_rows)
+        if low < high:
+            tensor = segment.tensor
+            offset = tensor.offset + (segment.first_row + low - start) * size
+            nbytes = (high - low) * size
+            if merged and merged[-1][0] == tensor.path and sum(merged[-1][1:]) == offset:
+                merged[-1] = (tensor.path, merged[-1][1], merged[-1][2] + nbytes)
+            else:
+                merged.append((tensor.path, offset, nbytes))
+        start += segment.num_rows
+    yield from merged
+
+
+def _stream(
+    reader: FileReader, path: str, chunks: list[_Chunk]
+) -> Iterator[tuple[_Chunk, NDArray[np.uint8]]]:
+    """The rows of every chunk, in order; a chunk of several pieces is put together first."""
+    ranges, owners = [], []
+    for chunk in chunks:
+        if any(piece[0] != path for piece in chunk.pieces):
+            continue
+        for piece in chunk.pieces:
+            ranges.append(piece[1:])
+            owners.append(chunk)
+    parts: list[NDArray[np.uint8]] = []
+    for index, view in reader.stream(ranges, SLOT_BYTES):
+        chunk = owners[index]
+        if len(chunk.pieces) == 1:
+            yield chunk, view
+            continue
+        parts.append(view.copy())
+        if len(parts) == len(chunk.pieces):
+            yield chunk, np.concatenate(parts)
+            parts = []
+    for chunk in chunks:  # pieces in several files: rare, read one by one
+        if any(piece[0] != path for piece in chunk.pieces):
+            yield chunk, np.concatenate([_read_piece(piece) for piece in chunk.pieces])
+
+
+def _read_piece(piece: tuple[str, int, int]) -> NDArray[np.uint8]:
+    path, offset, nbytes = piece
+    with FileReader(path, num_threads=1) as reader:
+        return reader.read(offset, nbytes)

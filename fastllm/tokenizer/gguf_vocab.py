@@ -1,0 +1,278 @@
+"""The vocabulary in a GGUF file's metadata, made into an object of the tokenizer libraries.
+
+``tokenizer.ggml.model`` says which: "gpt2" is byte-level BPE, "gemma4" BPE over UTF-8, "llama"
+sentencepiece's BPE by scores, "bert" WordPiece. Other models (t5, rwkv, plamo2, ...) are refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastllm.errors import FormatError, UnsupportedError
+from fastllm.tokenizer import pre, sentencepiece_model, vocabulary
+from fastllm.tokenizer.loaded import LoadedVocabulary
+from fastllm.tokenizer.special import SpecialSplitter, SplittingEncoder
+from fastllm.tokenizer.vocabulary import Vocabulary, mark_end_tokens
+
+if TYPE_CHECKING:
+    import tokenizers
+
+log = logging.getLogger(__name__)
+
+_KEY = "tokenizer.ggml."
+MODELS = ("gpt2", "gemma4", "llama", "bert")
+
+
+def load_gguf(metadata: Mapping[str, Any]) -> LoadedVocabulary:
+    """Build the tokenizer that a GGUF file describes.
+
+    Parameters
+    ----------
+    metadata : mapping
+        Keys and values of the file; arrays as lists or NumPy arrays.
+
+    Raises
+    ------
+    UnsupportedError
+        The kind of vocabulary, or its way to split words, is not built.
+    FormatError
+        Keys are missing or contradict each other.
+    """
+    model = metadata.get(_KEY + "model")
+    if model not in MODELS:
+        raise UnsupportedError(
+            f"tokenizer.ggml.model = {str(model)[:80]!r} is not built; built: {', '.join(MODELS)}"
+        )
+    found = _read_tokens(metadata, byte_level=model == "gpt2")
+    bos = _token_id(metadata, "bos_token_id", 1 if model == "llama" else None, found)
+    eos = _token_id(metadata, "eos_token_id", 2 if model == "llama" else None, found)
+    if model == "bert":
+        bos = _token_id(metadata, "cls_token_id", bos, found)
+    declared = [eos, *(_token_id(metadata, f"{n}_token_id", None, found) for n in ("eot", "eom"))]
+    ends = mark_end_tokens(found, declared, _spellable(metadata, found))
+    add_bos, add_space = model in ("llama", "gemma4"), model == "llama"
+    suffix: tuple[int, ...] = ()
+    if model == "llama":
+        add_space = bool(metadata.get(_KEY + "add_space_prefix", True))
+        fragment = sentencepiece_model.fragment_encoder(found, _scores(metadata, found), add_space)
+    elif model == "bert":
+        fragment = _wordpiece(metadata, found)
+        sep = _token_id(metadata, "seperator_token_id", 102, found)  # the format's own spelling
+        add_bos, suffix = True, () if sep is None else (sep,)
+    else:
+        rule = _pre_rule(metadata, str(model))
+        found.byte_level = rule.byte_level
+        add_bos = add_bos or rule.add_bos
+        fragment = _bpe(metadata, found, rule)
+    add_bos = bool(metadata.get(_KEY + "add_bos_token", add_bos))
+    if metadata.get(_KEY + "add_eos_token", False) and eos is not None:
+        suffix = (eos,)
+    always = found.of_kind(vocabulary.USER_DEFINED)
+    control = found.of_kind(vocabulary.CONTROL, vocabulary.UNKNOWN)
+    eat = _phi3_eaters(metadata, found, always | control)
+    encoder = SplittingEncoder(
+        SpecialSplitter(always, eat), SpecialSplitter(always | control, eat), fragment
+    )
+    return LoadedVocabulary(
+        vocabulary=found,
+        encode=encoder.encode,
+        bos_token_id=bos,
+        eos_token_id=eos,
+        eos_token_ids=ends,
+        prefix_ids=(bos,) if add_bos and bos is not None else (),
+        suffix_ids=suffix,
+        strips_space=add_space,
+        chat_templates=_chat_templates(metadata),
+    )
+
+
+def _read_tokens(metadata: Mapping[str, Any], byte_level: bool) -> Vocabulary:
+    tokens = _strings(metadata, "tokens")
+    if "" in tokens:
+        tokens = [text or f"[EMPTY_{i}]" for i, text in enumerate(tokens)]
+    ids = dict(zip(tokens, range(len(tokens)), strict=True))
+    if len(ids) != len(tokens):
+        twice = next(text for i, text in enumerate(tokens) if ids[text] != i)
+        raise FormatError(f"tokenizer.ggml.tokens holds {twice[:80]!r} twice; ids must be unique")
+    kinds = bytearray([vocabulary.NORMAL]) * len(tokens)
+    given = metadata.get(_KEY + "token_type")
+    if given is not None:
+        if len(given) < len(tokens):
+            raise FormatError(
+                f"tokenizer.ggml.token_type has {len(given)} entries for {len(tokens)} tokens"
+            )
+        try:
+            kinds = bytearray(given[: len(tokens)])
+        except (TypeError, ValueError) as error:
+            raise FormatError("tokenizer.ggml.token_type holds values outside 0..255") from error
+    if not byte_level and vocabulary.BYTE not in kinds:
+        for b in range(256):
+            i = ids.get(f"<0x{b:02X}>")
+            if i is not None and kinds[i] == vocabulary.NORMAL:
+                kinds[i] = vocabulary.BYTE
+    return Vocabulary(tokens, kinds, ids, byte_level)
+
+
+def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
+    value = metadata.get(_KEY + key)
+    if value is None or len(value) == 0:
+        raise FormatError(f"tokenizer.ggml.{key} is missing or empty; the vocabulary needs it")
+    strings = list(value)
+    if set(map(type, strings)) != {str}:
+        raise FormatError(f"tokenizer.ggml.{key} is not an array of UTF-8 strings")
+    return strings
+
+
+def _token_id(
+    metadata: Mapping[str, Any], key: str, default: int | None, found: Vocabulary
+) -> int | None:
+    """Return an id the file names; one outside the vocabulary counts as not named."""
+    value = metadata.get(_KEY + key, default)
+    if value is None or not 0 <= int(value) < len(found.tokens):
+        return None
+    return int(value)
+
+
+def _scores(metadata: Mapping[str, Any], found: Vocabulary) -> Sequence[float]:
+    scores = metadata.get(_KEY + "scores")
+    if scores is None or len(scores) < len(found.tokens):
+        raise FormatError(
+            f"tokenizer.ggml.scores has {0 if scores is None else len(scores)} entries for "
+            f"{len(found.tokens)} tokens; a sentencepiece vocabulary merges by them"
+        )
+    return [float(score) for score in scores]
+
+
+def _pre_rule(metadata: Mapping[str, Any], model: str) -> pre.PreRule:
+    name = "gemma4" if model == "gemma4" else metadata.get(_KEY + "pre")
+    if not name:
+        log.warning("tokenizer.ggml.pre is missing; words are split by the format's default rule")
+        name = "default"
+    return pre.pre_rule(str(name))
+
+
+def _spellable(metadata: Mapping[str, Any], found: Vocabulary) -> set[str]:
+    """Return the end texts that are ordinary tokens and the result of a merge."""
+    suspects = {
+        text
+        for text in vocabulary.END_TEXTS
+        if text in found.ids and found.kinds[found.ids[text]] == vocabulary.NORMAL
+    }
+    if not suspects:
+        return set()
+    lengths = {len(text) + 1 for text in suspects}  # a merge line has a space more
+    return suspects.intersection(
+        "".join(_merge(line))
+        for line in metadata.get(_KEY + "merges", ())
+        if len(line) in lengths
+    )
+
+
+def _bpe(
+    metadata: Mapping[str, Any], found: Vocabulary, rule: pre.PreRule
+) -> Callable[[str, bool], list[int]]:
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    hidden = (vocabulary.CONTROL, vocabulary.UNKNOWN)
+    ids = found.ids.copy()
+    for text in found.of_kind(*hidden):
+        del ids[text]  # never made by merging user text
+    merges = [_merge(line) for line in _strings(metadata, "merges")]
+    options: dict[str, Any] = {"ignore_merges": rule.ignore_merges}
+    if not rule.byte_level:
+        options["byte_fallback"] = True
+    try:
+        model = models.BPE(ids, merges, **options)
+    except Exception:  # noqa: BLE001  the library raises bare Exception for a merge of unknown tokens
+        model = models.BPE(ids, _merges_within(ids, merges, found), **options)
+    tokenizer = Tokenizer(model)
+    cuts: list[Any] = [
+        pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns
+    ]
+    if rule.byte_level:
+        cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    else:
+        tokenizer.normalizer = normalizers.Replace(" ", vocabulary.SPACE)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+    return _library_fragment(tokenizer)
+
+
+def _merge(line: str) -> tuple[str, str]:
+    # From index 1: a merge may itself start with a space.
+    cut = line.find(" ", 1)
+    if cut < 0:
+        raise FormatError(f"tokenizer.ggml.merges holds {line[:80]!r}, which is not a pair")
+    return line[:cut], line[cut + 1 :]
+
+
+def _merges_within(
+    ids: Mapping[str, int], merges: list[tuple[str, str]], found: Vocabulary
+) -> list[tuple[str, str]]:
+    """Drop merges that touch a control token; refuse those of no token at all."""
+    kept = []
+    for left, right in merges:
+        names = (left, right, left + right)
+        if all(name in ids for name in names):
+            kept.append((left, right))
+        elif not all(name in found.ids for name in names):
+            raise FormatError(
+                f"tokenizer.ggml.merges joins {left[:40]!r} and {right[:40]!r}, "
+                "but not all of it is in tokenizer.ggml.tokens"
+            )
+    return kept
+
+
+def _wordpiece(
+    metadata: Mapping[str, Any], found: Vocabulary
+) -> Callable[[str, bool], list[int]]:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    # GGUF marks the start of a word with U+2581; the library marks the continuation.
+    found.continuation = "##"
+    for i, text in enumerate(found.tokens):
+        if found.kinds[i] != vocabulary.NORMAL or (text.startswith("[") and text.endswith("]")):
+            continue
+        found.tokens[i] = text[1:] if text.startswith(vocabulary.SPACE) else "##" + text
+    found.ids = {text: i for i, text in enumerate(found.tokens)}
+    unknown = _token_id(metadata, "unknown_token_id", 100, found)
+    if unknown is None:
+        raise FormatError("tokenizer.ggml.unknown_token_id is missing; WordPiece needs it")
+    lowercase = bool(metadata.get("tokenizer.ggml.normalizer.lowercase", True))
+    tokenizer = Tokenizer(models.WordPiece(found.ids, unk_token=found.tokens[unknown]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return _library_fragment(tokenizer)
+
+
+def _library_fragment(tokenizer: tokenizers.Tokenizer) -> Callable[[str, bool], list[int]]:
+    def encode(text: str, starts: bool) -> list[int]:  # noqa: ARG001
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    return encode
+
+
+def _phi3_eaters(
+    metadata: Mapping[str, Any], found: Vocabulary, specials: Mapping[str, int]
+) -> frozenset[int]:
+    """Return the special tokens that swallow white space behind them.
+
+    GGUF has no key for it; Phi-3's own tokenizer has it for all but three of its special tokens,
+    and its prompts are wrong without it.
+    """
+    name = str(metadata.get("general.name", "")).lower()
+    if "phi-3" not in name and "phi3" not in name:
+        return frozenset()
+    kept = {found.ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")}
+    return frozenset(i for i in specials.values() if i not in kept)
+
+
+def _chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
+    prefix = "tokenizer.chat_template"
+    templates = {
+        key[len(prefix) + 1 :] or "default": value
+        for key, value in metadata.items()
+        if (key == prefix or key.startswith(prefix + ".")) and isinstance(value, str)
+    }
+    return templates

@@ -1,0 +1,129 @@
+"""GGUF tokens and scores as a sentencepiece model, so that the library itself does the merging.
+
+The library reads a protobuf message ``ModelProto``; its few fields are written here byte by byte,
+which spares a dependency. Only what changes encoding is written.
+
+References
+----------
+sentencepiece ``src/sentencepiece_model.proto`` for the field numbers below.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastllm.errors import FormatError
+from fastllm.tokenizer.vocabulary import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    SPACE,
+    UNKNOWN,
+    USER_DEFINED,
+    Vocabulary,
+)
+
+_VARINT, _BYTES, _FLOAT = 0, 2, 5  # wire types
+_MODEL_PIECE, _MODEL_TRAINER, _MODEL_NORMALIZER = 1, 2, 3
+_PIECE_TEXT, _PIECE_SCORE, _PIECE_TYPE = 1, 2, 3
+_TRAINER_TYPE, _TRAINER_BYTE_FALLBACK, _TRAINER_UNK_ID = 3, 35, 40
+_TRAINER_BOS_ID, _TRAINER_EOS_ID, _TRAINER_PAD_ID = 41, 42, 43
+_NORMALIZER_NAME, _NORMALIZER_DUMMY_PREFIX, _NORMALIZER_SQUEEZE, _NORMALIZER_ESCAPE = 1, 3, 4, 5
+_TYPE_BPE = 2
+_ABSENT = (1 << 64) - 1  # -1 as a varint: no such token
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _number(field: int, value: int) -> bytes:
+    return _varint(field << 3 | _VARINT) + _varint(value)
+
+
+def _message(field: int, content: bytes) -> bytes:
+    return _varint(field << 3 | _BYTES) + _varint(len(content)) + content
+
+
+def model_proto(found: Vocabulary, scores: Sequence[float]) -> bytes:
+    """Return a serialized ``ModelProto`` that merges by `scores` and falls back to bytes.
+
+    The space before a text is not left to the library (GGUF adds it after special tokens too), and
+    user-defined tokens are ordinary here: they were cut out of the text before.
+    """
+    kinds = bytearray(found.kinds)
+    unknown = kinds.find(UNKNOWN)
+    unknown = max(unknown, 0)
+    for i, kind in enumerate(kinds):
+        if kind == UNKNOWN:
+            kinds[i] = CONTROL
+        elif kind == USER_DEFINED or not NORMAL <= kind <= BYTE:
+            kinds[i] = NORMAL
+    kinds[unknown] = UNKNOWN  # the library wants exactly one
+    text_tag = _varint(_PIECE_TEXT << 3 | _BYTES)
+    score_tag = _varint(_PIECE_SCORE << 3 | _FLOAT)
+    pack_score = struct.Struct("<f").pack
+    out = []
+    for text, kind, score in zip(found.tokens, kinds, scores, strict=False):
+        raw = text.encode()
+        piece = text_tag + _varint(len(raw)) + raw + score_tag + pack_score(score)
+        if kind != NORMAL:
+            piece += _number(_PIECE_TYPE, kind)
+        out.append(_message(_MODEL_PIECE, piece))
+    trainer = (
+        _number(_TRAINER_TYPE, _TYPE_BPE)
+        + _number(_TRAINER_BYTE_FALLBACK, int(kinds.count(BYTE) == 256))
+        + _number(_TRAINER_UNK_ID, unknown)
+        + b"".join(
+            _number(field, _ABSENT)
+            for field in (_TRAINER_BOS_ID, _TRAINER_EOS_ID, _TRAINER_PAD_ID)
+        )
+    )
+    normalizer = (
+        _message(_NORMALIZER_NAME, b"identity")
+        + _number(_NORMALIZER_DUMMY_PREFIX, 0)
+        + _number(_NORMALIZER_SQUEEZE, 0)
+        + _number(_NORMALIZER_ESCAPE, 1)
+    )
+    out.append(_message(_MODEL_TRAINER, trainer))
+    out.append(_message(_MODEL_NORMALIZER, normalizer))
+    return b"".join(out)
+
+
+def processor(proto: bytes, where: str) -> Any:
+    """Return a ``SentencePieceProcessor`` of a serialized model; `where` names it in errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its generated bindings warn on newer Pythons
+        from sentencepiece import SentencePieceProcessor
+    try:
+        return SentencePieceProcessor(model_proto=proto)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FormatError(f"{where} is not a sentencepiece vocabulary: {reason}") from error
+
+
+def fragment_encoder(
+    found: Vocabulary, scores: Sequence[float], add_space: bool
+) -> Callable[[str, bool], list[int]]:
+    """Return the encoder of text between special tokens.
+
+    Parameters
+    ----------
+    add_space : bool
+        Put a space before the text's start and after every special token, as the file's
+        ``add_space_prefix`` asks.
+    """
+    library = processor(model_proto(found, scores), "tokenizer.ggml.tokens")
+
+    def encode(text: str, starts: bool) -> list[int]:
+        return list(library.encode(SPACE + text if add_space and starts else text))
+
+    return encode

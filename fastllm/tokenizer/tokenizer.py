@@ -1,0 +1,184 @@
+"""Tokenizer: text to token ids and back, exactly as the model's own files say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from fastllm.errors import FormatError, ModelNotFoundError, RequestError
+from fastllm.tokenizer import vocabulary
+from fastllm.tokenizer.gguf_vocab import load_gguf
+from fastllm.tokenizer.loaded import LoadedVocabulary
+from fastllm.tokenizer.special import SpecialSplitter
+
+if TYPE_CHECKING:
+    from fastllm.formats.checkpoint import Checkpoint
+
+
+class Tokenizer:
+    """Text to ids and back. Immutable; safe from several threads.
+
+    Attributes
+    ----------
+    vocab_size : int
+        Number of tokens; the model's matrices may have more rows.
+    bos_token_id, eos_token_id : int or None
+    eos_token_ids : tuple of int
+        Every id that ends a generation: EOS, end of turn, end of message.
+    add_bos : bool
+        Whether `encode` puts BOS first when ``add_special_tokens`` is true.
+    special_ids : frozenset of int
+        Control and unknown tokens: left out by `decode`, never made out of untrusted text.
+    chat_template : str or None
+        Jinja source of the ordinary template; `chat_templates` has all of them by name.
+
+    Examples
+    --------
+    >>> tokenizer = Tokenizer.from_gguf(metadata)  # doctest: +SKIP
+    >>> tokenizer.decode(tokenizer.encode("Hello"))  # doctest: +SKIP
+    'Hello'
+    """
+
+    def __init__(self, loaded: LoadedVocabulary):
+        found = loaded.vocabulary
+        self._vocabulary = found
+        self._encode = loaded.encode
+        self._prefix_ids = list(loaded.prefix_ids)
+        self._suffix_ids = list(loaded.suffix_ids)
+        self.strips_space = loaded.strips_space
+        self.vocab_size = len(found.tokens)
+        self.bos_token_id = loaded.bos_token_id
+        self.eos_token_id = loaded.eos_token_id
+        self.eos_token_ids = loaded.eos_token_ids
+        self.add_bos = self.bos_token_id is not None and self.bos_token_id in self._prefix_ids
+        control = found.of_kind(vocabulary.CONTROL, vocabulary.UNKNOWN)
+        self.special_ids = frozenset(control.values())
+        self._control = SpecialSplitter(control)
+        self.chat_templates = loaded.chat_templates
+        self.chat_template = loaded.chat_templates.get("default")
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
+        """Build from the ``tokenizer.*`` keys of a GGUF file.
+
+        Raises
+        ------
+        UnsupportedError, FormatError
+        """
+        return cls(load_gguf(metadata))
+
+    @classmethod
+    def from_hf(cls, files: Mapping[str, str | PathLike[str]]) -> Tokenizer:
+        """Build from the files of a Hugging Face folder.
+
+        Parameters
+        ----------
+        files : mapping
+            File name to path: ``tokenizer.json``, or ``tokenizer.model``, or ``vocab.json`` with
+            ``merges.txt``; beside them ``tokenizer_config.json``, ``generation_config.json``,
+            ``chat_template.jinja`` and the like where there are any.
+
+        Raises
+        ------
+        UnsupportedError, FormatError, ModelNotFoundError
+        """
+        from fastllm.tokenizer.hf_vocab import load_hf
+
+        return cls(load_hf(files))
+
+    def encode(
+        self, text: str, add_special_tokens: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """Turn text into token ids.
+
+        Parameters
+        ----------
+        text : str
+        add_special_tokens : bool
+            Add what the model expects around a text (BOS, for some EOS).
+        parse_special : bool
+            Take texts such as ``<|im_end|>`` for the control tokens they name. Only for text you
+            trust, such as a rendered chat template (see `shield`); without it they are text.
+
+        Raises
+        ------
+        RequestError
+            Not a string, or it holds half a surrogate pair.
+        """
+        if not isinstance(text, str):
+            raise RequestError(f"text to encode must be a string, not {type(text).__name__}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"text is not valid Unicode: a lone surrogate at position {error.start}"
+            ) from error
+        ids = self._encode(text, parse_special)
+        return [*self._prefix_ids, *ids, *self._suffix_ids] if add_special_tokens else ids
+
+    def shield(self, text: str) -> str:
+        """Mark control texts inside untrusted text, for use inside a trusted one.
+
+        The result, put into a chat template and encoded with ``parse_special=True``, gives the
+        tokens of plain text. Text that holds no control text comes back as it was.
+        """
+        return self._control.shield(text)
+
+    def decode_bytes(self, ids: Iterable[int], skip_special_tokens: bool = True) -> bytes:
+        """Return the bytes that the ids stand for, before any repair of broken UTF-8."""
+        skipped = self.special_ids if skip_special_tokens else frozenset()
+        spell = self._vocabulary.token_bytes
+        text = b"".join(spell(i) for i in map(int, ids) if i not in skipped)
+        return text[1:] if self.strips_space and text.startswith(b" ") else text
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """Turn ids into text; bytes that are not UTF-8 become U+FFFD.
+
+        Raises
+        ------
+        RequestError
+            An id is negative. Ids past the vocabulary (padding rows of the model) are no text.
+        """
+        return self.decode_bytes(ids, skip_special_tokens).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes of one token in the middle of a text."""
+        return self._vocabulary.token_bytes(token_id)
+
+    def id_to_piece(self, token_id: int) -> str:
+        """Return a token as the file spells it.
+
+        Raises
+        ------
+        RequestError
+            No such id.
+        """
+        if not 0 <= token_id < self.vocab_size:
+            raise RequestError(f"token id {token_id} is not in 0..{self.vocab_size - 1}")
+        return self._vocabulary.tokens[token_id]
+
+    def piece_to_id(self, piece: str) -> int | None:
+        """Return the id of a token as the file spells it, or None."""
+        return self._vocabulary.ids.get(piece)
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+    """Build the tokenizer that lies in a checkpoint.
+
+    Raises
+    ------
+    ModelNotFoundError
+        It has none; the model still works with token ids.
+    UnsupportedError, FormatError
+        It is of a kind that is not built, or damaged.
+    """
+    if checkpoint.kind == "gguf":
+        if checkpoint.metadata.get("tokenizer.ggml.model") in (None, "none", "no_vocab"):
+            raise ModelNotFoundError(
+                "the GGUF file holds no tokenizer (tokenizer.ggml.model); only token ids work"
+            )
+        return Tokenizer.from_gguf(checkpoint.metadata)
+    if checkpoint.kind == "hf":
+        return Tokenizer.from_hf(checkpoint.tokenizer_files)
+    raise FormatError(f"checkpoint of unknown kind {checkpoint.kind!r}")

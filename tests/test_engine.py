@@ -1,0 +1,258 @@
+"""The engine over a fake model: same tokens whatever shares the batch, blocks, cancellation."""
+
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastllm.engine import Engine
+from fastllm.errors import ContextLengthError, KernelError, RequestError
+from fastllm.request import SamplingParams
+from fastllm.sequence import Sequence
+from tests.fakes import EOS, FakeRunner, logits_after, scripted
+
+
+def finish(engine, seq):
+    """Tokens and finish reason of a submitted sequence."""
+    tokens = []
+    while True:
+        chunk = engine.wait(seq)
+        tokens += chunk.token_ids
+        if chunk.finish_reason is not None:
+            return tokens, chunk.finish_reason, chunk.timings
+
+
+def run(engine, prompt, **params):
+    seq = Sequence(prompt, SamplingParams(**{"max_tokens": 6, "seed": 3, **params}))
+    engine.submit(seq)
+    return finish(engine, seq)
+
+
+def assert_all_blocks_back(engine):
+    engine.forget()
+    assert engine.pool.num_free == engine.pool.num_blocks
+    assert not engine.running
+    assert not engine.waiting
+
+
+PROMPTS = st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=90), min_size=1, max_size=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(PROMPTS, st.integers(1, 40), st.sampled_from([3, 16, 64]), st.integers(0, 30), st.booleans())
+def test_same_tokens_alone_in_a_batch_and_in_any_chunks(prompts, chunk, block_size, spare, greedy):
+    # Blocks for the longest alone, and some more: often too few for all, so some are preempted.
+    num_blocks = -(-100 // block_size) + spare
+    engine = Engine(
+        FakeRunner(100, num_blocks=num_blocks, block_size=block_size, max_batch_tokens=chunk)
+    )
+    alone = Engine(FakeRunner(100))
+    params = [
+        SamplingParams(temperature=0 if greedy else 0.8, seed=i, max_tokens=1 + 3 * i)
+        for i in range(len(prompts))
+    ]
+    seqs = [Sequence(p, q) for p, q in zip(prompts, params, strict=True)]
+    for seq in seqs:
+        if len(seq.token_ids) + seq.params.max_tokens <= 100:
+            engine.submit(seq)
+    for seq, prompt, param in zip(seqs, prompts, params, strict=True):
+        if len(prompt) + param.max_tokens > 100:
+            continue
+        alone.forget()
+        one = Sequence(prompt, param)
+        alone.submit(one)
+        assert finish(engine, seq)[:2] == finish(alone, one)[:2]
+    assert_all_blocks_back(engine)
+
+
+def test_prompt_in_chunks_and_decoding_together():
+    runner = FakeRunner(max_batch_tokens=32)
+    engine = Engine(runner)
+    short, long = Sequence([1], SamplingParams(max_tokens=5)), Sequence(
+        range(80), SamplingParams(max_tokens=2)
+    )
+    engine.submit(short)
+    engine.submit(long)
+    finish(engine, short)
+    finish(engine, long)
+    # The short one decodes while the long prompt comes in; nobody waits for the other's prompt.
+    assert runner.steps == [[1, 31], [1, 31], [1, 18], [1, 1], [1]]
+
+
+def test_a_conversation_that_goes_on_computes_the_new_turn_only():
+    runner = FakeRunner()
+    engine = Engine(runner)
+    prompt = list(range(100))
+    answer, _, first = run(engine, prompt)
+    assert first.cached_tokens == 0
+    before = runner.num_tokens
+    longer = [*prompt, *answer, 7, 8, 9]
+    warm, _, second = run(engine, longer)
+    # The last token of the answer was sampled and never computed.
+    assert second.cached_tokens == len(prompt) + len(answer) - 1
+    assert runner.num_tokens - before == 4 + 5
+    cold, _, _ = run(Engine(FakeRunner()), longer)
+    assert warm == cold
+    # A prompt that differs in the middle keeps what comes before.
+    changed = [*prompt[:70], 200, *prompt[71:]]
+    warm, _, third = run(engine, changed)
+    assert third.cached_tokens == 70
+    assert warm == run(Engine(FakeRunner()), changed)[0]
+    # The same prompt again: its last token is computed, for the logits.
+    assert run(engine, changed)[2].cached_tokens == 99
+    assert_all_blocks_back(engine)
+
+
+def test_end_token_and_ignore_eos():
+    runner = FakeRunner(model=scripted(b"ab", 3))
+    engine = Engine(runner)
+    seq = Sequence([1, 2, 3], SamplingParams(), eos_token_ids=[EOS])
+    engine.submit(seq)
+    assert finish(engine, seq)[:2] == ([97, 98], "stop")
+    seq = Sequence([1, 2, 3], SamplingParams(ignore_eos=True, max_tokens=4), eos_token_ids=[EOS])
+    engine.submit(seq)
+    assert finish(engine, seq)[:2] == ([97, 98, EOS, EOS], "length")
+
+
+def test_without_max_tokens_the_context_ends_the_answer():
+    tokens, reason, timings = run(Engine(FakeRunner(n_ctx=20)), [1, 2, 3], max_tokens=None)
+    assert (len(tokens), reason) == (17, "length")
+    assert timings.completion_tokens == 17
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "numbers"),
+    [(range(21), None, ("21", "20")), (range(20), None, ("20", "20")), (range(15), 6, ("21", "20"))],
+)
+def test_a_context_too_long_names_both_numbers(prompt, max_tokens, numbers):
+    runner = FakeRunner(n_ctx=20)
+    with pytest.raises(ContextLengthError) as caught:
+        run(Engine(runner), prompt, max_tokens=max_tokens)
+    assert all(number in str(caught.value) for number in numbers)
+    assert runner.num_tokens == 0
+
+
+def test_requests_that_cannot_be_served():
+    engine = Engine(FakeRunner())
+    with pytest.raises(RequestError, match="empty"):
+        run(engine, [])
+    with pytest.raises(RequestError, match="token id 264 .* 0 to 263"):
+        run(engine, [1, 264])
+    with pytest.raises(RequestError, match="token id -1"):
+        run(engine, [-1])
+
+
+def test_rows_come_in_order_once_each_and_in_bounded_steps():
+    runner = FakeRunner(max_batch_tokens=32)
+    engine = Engine(runner)
+    engine._max_rows = 10
+    seen = []
+    seq = Sequence(
+        range(45),
+        SamplingParams(max_tokens=0),
+        on_rows=lambda start, rows: seen.append((start, rows.copy())),
+    )
+    engine.submit(seq)
+    assert finish(engine, seq)[:2] == ([], "length")
+    assert [(start, len(rows)) for start, rows in seen] == [
+        (0, 10), (10, 10), (20, 10), (30, 10), (40, 5)
+    ]  # fmt: skip
+    assert (seen[3][1][2] == logits_after(range(33))).all()
+    assert_all_blocks_back(engine)
+
+
+def test_cancelled_sequences_leave_and_the_others_stay():
+    engine = Engine(FakeRunner())
+    stopped, other = (Sequence([i], SamplingParams(max_tokens=50)) for i in (1, 2))
+    engine.submit(stopped)
+    engine.submit(other)
+    engine.wait(stopped)
+    engine.cancel(stopped)
+    tokens, reason, timings = finish(engine, stopped)
+    assert reason == "cancelled"
+    assert timings.completion_tokens == 1
+    assert finish(engine, other)[1] == "length"
+    waiting = Sequence([3], SamplingParams())
+    engine.submit(waiting)
+    engine.cancel(waiting)
+    assert finish(engine, waiting)[:2] == ([], "cancelled")
+    assert_all_blocks_back(engine)
+
+
+def test_an_error_of_one_sequence_spares_the_others():
+    def model(history):
+        logits = logits_after(history)
+        if history[0] == 66:
+            logits[5] = float("nan")
+        return logits
+
+    engine = Engine(FakeRunner(model=model))
+    bad, good = (Sequence([i], SamplingParams(max_tokens=3)) for i in (66, 1))
+    engine.submit(bad)
+    engine.submit(good)
+    with pytest.raises(ValueError, match="NaN"):
+        finish(engine, bad)
+    assert finish(engine, good)[1] == "length"
+    assert_all_blocks_back(engine)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom"), KernelError("gone")])
+def test_a_broken_step_ends_everybody_and_the_engine_goes_on(error):
+    runner = FakeRunner()
+    engine = Engine(runner)
+
+    def fail(batch):
+        raise error
+
+    expected, _, _ = run(engine, [1, 2])
+    runner.before_forward = fail
+    one, two = (Sequence([i], SamplingParams(max_tokens=3)) for i in (1, 2))
+    engine.submit(one)
+    engine.submit(two)
+    with pytest.raises(type(error)):
+        finish(engine, one)
+    with pytest.raises(KernelError):
+        finish(engine, two)
+    runner.before_forward = lambda batch: None
+    assert run(engine, [1, 2])[0] == expected
+    assert_all_blocks_back(engine)
+
+
+def test_threads_share_the_steps():
+    runner = FakeRunner(n_ctx=400, num_blocks=40)
+    engine = Engine(runner)
+    meet = threading.Barrier(4)
+    expected = [run(Engine(FakeRunner()), [i], max_tokens=60)[0] for i in range(4)]
+    found = [None] * 4
+
+    def ask(i):
+        seq = Sequence([i], SamplingParams(max_tokens=60, seed=3))
+        engine.submit(seq)
+        meet.wait()
+        found[i] = finish(engine, seq)[0]
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert found == expected
+    # All were queued before the first step, so each step carried all four.
+    assert len(runner.steps) == 60
+    assert_all_blocks_back(engine)
+
+
+def test_a_closed_engine_says_so():
+    runner = FakeRunner()
+    engine = Engine(runner)
+    seq = Sequence([1], SamplingParams(max_tokens=9))
+    engine.submit(seq)
+    engine.wait(seq)
+    engine.close()
+    engine.close()
+    assert runner.closed
+    with pytest.raises(RequestError, match="closed"):
+        engine.wait(seq)
+    with pytest.raises(RequestError, match="closed"):
+        run(engine, [1])
