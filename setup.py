@@ -22,11 +22,13 @@ def extensions() -> list[Extension]:
         "fastllm._ext.reader",
         ["fastllm/_ext/reader.pyx"],
         depends=["fastllm/_ext/linux.pxd"],
-        extra_compile_args=["-O2", "-pthread"],
+        extra_compile_args=["-O2", "-g0", "-pthread"],
         extra_link_args=["-pthread"],
-        optional=True,  # a failing compiler costs speed, not the install
     )
-    return list(cythonize([reader], quiet=True))
+    modules = list(cythonize([reader], build_dir="build/cython", quiet=True))
+    for module in modules:
+        module.optional = True  # a failing compiler costs speed, not the install
+    return modules
 
 
 setup(ext_modules=extensions())

@@ -24,7 +24,7 @@ def prompt_list(prompts: Prompt | ListLike[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
     items: list[Any] = list(prompts)
-    if items and all(hasattr(item, "__index__") for item in items):
+    if items and all(hasattr(i, "__index__") and not hasattr(i, "__iter__") for i in items):
         return [items]  # one prompt of token ids
     for item in items:
         if not isinstance(item, str) and not hasattr(item, "__iter__"):

@@ -6,9 +6,9 @@ one. Everything is checked here, at the door, so that nothing behind has to.
 
 from __future__ import annotations
 
-import math
+import operator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from fastllm.errors import RequestError
 
@@ -84,16 +84,17 @@ class SamplingParams:
             ("presence_penalty", -100.0, 100.0),
             ("frequency_penalty", -100.0, 100.0),
         ):
-            _check_float(name, getattr(self, name), low, high)
-        _check_int("top_k", self.top_k, 0, 1 << 31)
-        for name, high in (
-            ("seed", 1 << 64),
-            ("max_tokens", 1 << 31),
+            object.__setattr__(self, name, _float(name, getattr(self, name), low, high))
+        for name, largest in (
+            ("top_k", (1 << 31) - 1),
+            ("seed", (1 << 64) - 1),
+            ("max_tokens", (1 << 31) - 1),
             ("logprobs", 1000),
             ("prompt_logprobs", 1000),
         ):
-            if getattr(self, name) is not None:
-                _check_int(name, getattr(self, name), 0, high)
+            value = getattr(self, name)
+            if value is not None or name == "top_k":
+                object.__setattr__(self, name, _int(name, value, 0, largest))
 
     @property
     def greedy(self) -> bool:
@@ -101,17 +102,21 @@ class SamplingParams:
         return self.temperature == 0
 
 
-def _check_float(name: str, value: object, low: float, high: float) -> None:
-    sound = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not sound or not (math.isfinite(float(value)) and low <= float(value) <= high):  # type: ignore[arg-type]
-        raise RequestError(f"{name}={value!r}: must be a number from {low:g} to {high:g}")
+def _float(name: str, value: Any, low: float, high: float) -> float:
+    # numpy numbers are welcome: they have __float__ (or __index__); bool has too and is not.
+    if hasattr(value, "__float__") and not isinstance(value, bool):
+        number = float(value)
+        if low <= number <= high:  # false for NaN
+            return number
+    raise RequestError(f"{name}={value!r}: must be a number from {low:g} to {high:g}")
 
 
-def _check_int(name: str, value: object, low: int, high: int) -> None:
-    # numpy integers are welcome: they have __index__; bool has it too and is not.
-    sound = hasattr(value, "__index__") and not isinstance(value, bool)
-    if not sound or not low <= int(value) <= high:  # type: ignore[call-overload]
-        raise RequestError(f"{name}={value!r}: must be a whole number from {low} to {high}")
+def _int(name: str, value: Any, low: int, high: int) -> int:
+    if hasattr(value, "__index__") and not isinstance(value, bool):
+        number = operator.index(value)
+        if low <= number <= high:
+            return number
+    raise RequestError(f"{name}={value!r}: must be a whole number from {low} to {high}")
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,11 @@ def test_without_max_tokens_the_context_ends_the_answer():
 
 @pytest.mark.parametrize(
     ("prompt", "max_tokens", "numbers"),
-    [(range(21), None, ("21", "20")), (range(20), None, ("20", "20")), (range(15), 6, ("21", "20"))],
+    [
+        (range(21), None, ("21 tokens", "holds 20")),
+        (range(20), None, ("20 tokens", "holds 20")),
+        (range(15), 6, ("need 21", "holds 20")),
+    ],
 )
 def test_a_context_too_long_names_both_numbers(prompt, max_tokens, numbers):
     runner = FakeRunner(n_ctx=20)
@@ -137,7 +141,7 @@ def test_requests_that_cannot_be_served():
     engine = Engine(FakeRunner())
     with pytest.raises(RequestError, match="empty"):
         run(engine, [])
-    with pytest.raises(RequestError, match="token id 264 .* 0 to 263"):
+    with pytest.raises(RequestError, match=r"token id 264 .* 0 to 263"):
         run(engine, [1, 264])
     with pytest.raises(RequestError, match="token id -1"):
         run(engine, [-1])
@@ -169,7 +173,7 @@ def test_cancelled_sequences_leave_and_the_others_stay():
     engine.submit(other)
     engine.wait(stopped)
     engine.cancel(stopped)
-    tokens, reason, timings = finish(engine, stopped)
+    _, reason, timings = finish(engine, stopped)
     assert reason == "cancelled"
     assert timings.completion_tokens == 1
     assert finish(engine, other)[1] == "length"

@@ -45,7 +45,9 @@ def test_numpy_numbers_are_welcome():
 
 
 def test_rates_leave_out_cached_tokens_and_the_first_one():
-    timings = Timings(prompt_tokens=30, cached_tokens=10, completion_tokens=5, prompt_s=2, decode_s=1)
+    timings = Timings(
+        prompt_tokens=30, cached_tokens=10, completion_tokens=5, prompt_s=2, decode_s=1
+    )
     assert timings.prompt_tps == 10
     assert timings.decode_tps == 4
     assert Timings(completion_tokens=1).decode_tps == 0

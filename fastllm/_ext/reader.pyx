@@ -19,6 +19,7 @@ Requests hold no Python objects. The first errno of a batch wins; a file that en
 `fastllm.flash.pure` is the same in plain Python. Linux only.
 """
 import os
+import re
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint8_t, uintptr_t
 from libc.stdlib cimport calloc, free
@@ -38,7 +39,7 @@ cdef enum:
     EVERYONE = 1 << 30
 
 cdef Py_ssize_t HUGE_BYTES = 2 << 20
-cdef bint NOWAIT_IS_QUIET = [int(part) for part in os.uname().release.split(".")[:2]] < [6, 5]
+cdef bint NOWAIT_IS_QUIET = [int(n) for n in re.findall(r"\d+", os.uname().release)[:2]] < [6, 5]
 
 ctypedef struct Group:
     int32_t pending                 # futex word: requests not finished yet

@@ -28,7 +28,12 @@ threads = click.option(
     "-t", "--threads", "n_threads", type=click.IntRange(1), help="Threads. Default: one a core."
 )
 context = click.option(
-    "-c", "--ctx-size", "n_ctx", type=click.IntRange(1), help="Tokens of context. Default: model's."
+    "-c",
+    "--ctx-size",
+    "n_ctx",
+    type=click.IntRange(0),
+    callback=lambda _ctx, _param, value: value or None,
+    help="Tokens of context. Default: 0, the model's own, 8192 at most.",
 )
 batch = click.option(
     "-b",

@@ -17,10 +17,9 @@ def count(number: float) -> str:
 
 def _scaled(number: float, letters: str) -> tuple[str, str]:
     """Return a number with one decimal and the letter of its thousands ("" below 1000)."""
-    if abs(number) < 1000:
-        return f"{number:.0f}", ""
-    for letter in letters:
-        number /= 1000
+    letter = ""
+    for following in letters:
         if abs(number) < 1000:
             break
-    return f"{number:.1f}", letter
+        number, letter = number / 1000, following
+    return f"{number:.1f}" if letter else f"{number:.0f}", letter

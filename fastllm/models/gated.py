@@ -9,21 +9,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from fastllm.config import ModelConfig, RopeConfig
-from fastllm.errors import FormatError, UnsupportedError
-from fastllm.models.keys import MAX_LAYERS, MAX_SIZE, MAX_VOCAB, Keys, shown
+from fastllm.errors import UnsupportedError
+from fastllm.models import config_keys
+from fastllm.models.keys import MAX_LAYERS, MAX_SIZE, MAX_VOCAB, Keys
 from fastllm.models.layers import MLP, Attention, Decoder, Layer, Linear, Norm
 from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
-
-# Spellings of hidden_act in config.json, to the names of `fastllm.models.layers.MLP`.
-HIDDEN_ACTS = {
-    "silu": "silu",
-    "swish": "silu",
-    "relu": "relu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_tanh": "gelu_tanh",
-}
 
 
 @dataclass(frozen=True)
@@ -60,123 +50,6 @@ class GatedConfig(ModelConfig):
     final_logit_softcapping: float | None = None
 
 
-def activation(keys: Keys, *names: str, default: str) -> str:
-    """Return the activation that a config asks for, in our spelling.
-
-    Raises
-    ------
-    UnsupportedError
-        Another activation than those built, named.
-    """
-    name = keys.text(*names, default=default)
-    if name not in HIDDEN_ACTS:
-        raise UnsupportedError(
-            f"{keys.where}: {keys.find(names)[0]} is {shown(name)}, which is not built; "
-            f"built: {', '.join(sorted(HIDDEN_ACTS))}"
-        )
-    return HIDDEN_ACTS[name]
-
-
-def gguf_activation(keys: Keys, default: str) -> str:
-    """Return the activation of a GGUF model: the key ``fastllm.hidden_act``, or the family's."""
-    return activation(Keys(keys.values, keys.where, "fastllm."), "hidden_act", default=default)
-
-
-def check_heads(where: str, num_heads: int, num_kv_heads: int) -> None:
-    """Refuse head counts that cannot share keys and values evenly."""
-    if num_heads % num_kv_heads:
-        raise FormatError(
-            f"{where}: {num_heads} attention heads cannot share {num_kv_heads} key/value heads"
-        )
-
-
-def head_size(keys: Keys, hidden_size: int, num_heads: int, *names: str) -> int:
-    """Return the size of a head: the file's own, else ``hidden_size / num_heads``."""
-    if keys.has(*names):
-        return keys.integer(*names)
-    if hidden_size % num_heads:
-        raise FormatError(
-            f"{keys.where}: hidden size {hidden_size} is no multiple of {num_heads} heads"
-        )
-    return hidden_size // num_heads
-
-
-def hf_tokens(keys: Keys) -> tuple[int | None, tuple[int, ...]]:
-    """Return ``bos_token_id`` and all of ``eos_token_id`` (a number or a list of them)."""
-    bos = None
-    if keys.has("bos_token_id"):
-        bos = keys.integer("bos_token_id", low=-1, high=MAX_VOCAB)
-    ends: tuple[int, ...] = ()
-    if isinstance(keys.find(("eos_token_id",))[1], (list, tuple)):
-        values = keys.sequence("eos_token_id")
-        length = len(values)
-        ends = tuple(
-            int(n) for n in keys.numbers("eos_token_id", length=length, low=-1, high=MAX_VOCAB)
-        )
-    elif keys.has("eos_token_id"):
-        ends = (keys.integer("eos_token_id", low=-1, high=MAX_VOCAB),)
-    # Some configs write -1 for "none".
-    return (None if bos == -1 else bos), tuple(end for end in ends if end >= 0)
-
-
-def gguf_tokens(keys: Keys) -> tuple[int | None, tuple[int, ...]]:
-    """Return the ids that begin and end a text, from ``tokenizer.ggml.*``."""
-    tokens = Keys(keys.values, keys.where, "tokenizer.ggml.")
-    ids = {
-        name: tokens.integer(f"{name}_token_id", low=0, high=(1 << 32) - 1)
-        for name in ("bos", "eos", "eot", "eom")
-        if tokens.has(f"{name}_token_id")
-    }
-    ends = (ids[name] for name in ("eos", "eot", "eom") if name in ids)
-    return ids.get("bos"), tuple(dict.fromkeys(ends))
-
-
-def gguf_vocab_size(keys: Keys) -> int:
-    """Return the size of the vocabulary: the tokenizer's list, else ``{arch}.vocab_size``."""
-    tokens = keys.values.get("tokenizer.ggml.tokens")
-    if tokens is not None:
-        length = len(Keys(keys.values, keys.where).sequence("tokenizer.ggml.tokens"))
-        if length:
-            return length
-    return keys.integer("vocab_size", high=MAX_VOCAB)
-
-
-def sliding_layers_from_hf(keys: Keys, num_layers: int, default: list[bool]) -> tuple[bool, ...]:
-    """Return which layers slide: ``layer_types`` if present, else `default`."""
-    types = keys.sequence("layer_types")
-    if not types:
-        return tuple(default)
-    if len(types) != num_layers:
-        raise FormatError(
-            f"{keys.where}: layer_types has {len(types)} entries for {num_layers} layers"
-        )
-    for name in types:
-        if name not in ("sliding_attention", "full_attention"):
-            raise UnsupportedError(
-                f"{keys.where}: layer_types has {shown(name)}, which is not built; "
-                "built: sliding_attention, full_attention"
-            )
-    return tuple(name == "sliding_attention" for name in types)
-
-
-def sliding_layers_from_gguf(keys: Keys, num_layers: int, pattern: int) -> tuple[bool, ...]:
-    """Return which layers slide: of `pattern` layers the last one sees everything; 0: all slide.
-
-    ``attention.sliding_window_pattern`` may give another number, or one flag per layer.
-    """
-    key = "attention.sliding_window_pattern"
-    found = keys.find((key,))[1]
-    if found is not None and not isinstance(found, (int, bool)):
-        flags = keys.sequence(key)
-        if len(flags) < num_layers:
-            raise FormatError(
-                f"{keys.where}: {keys.prefix}{key} has {len(flags)} entries for {num_layers} layers"
-            )
-        return tuple(bool(flag) for flag in flags[:num_layers])
-    pattern = keys.integer(key, default=pattern, low=0)
-    return tuple(pattern == 0 or i % pattern < pattern - 1 for i in range(num_layers))
-
-
 def config_from_hf(
     keys: Keys,
     architecture: str,
@@ -205,10 +78,10 @@ def config_from_hf(
     hidden_size = keys.integer("hidden_size")
     num_heads = keys.integer("num_attention_heads")
     num_kv_heads = keys.integer("num_key_value_heads", default=num_heads)
-    check_heads(keys.where, num_heads, num_kv_heads)
-    head_dim = head_size(keys, hidden_size, num_heads, "head_dim")
+    config_keys.check_heads(keys.where, num_heads, num_kv_heads)
+    head_dim = config_keys.head_size(keys, hidden_size, num_heads, "head_dim")
     max_positions = keys.integer("max_position_embeddings", high=MAX_SIZE)
-    bos, ends = hf_tokens(keys)
+    bos, ends = config_keys.hf_tokens(keys)
     num_layers = keys.integer("num_hidden_layers", high=MAX_LAYERS)
     return GatedConfig(
         architecture=architecture,
@@ -220,7 +93,7 @@ def config_from_hf(
         num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
         max_position_embeddings=max_positions,
-        hidden_act=activation(keys, *act_keys, default=hidden_act),
+        hidden_act=config_keys.activation(keys, *act_keys, default=hidden_act),
         rms_norm_eps=keys.number("rms_norm_eps", default=1e-6, high=1.0),
         tie_word_embeddings=keys.flag("tie_word_embeddings", default=tie_word_embeddings),
         bos_token_id=bos,
@@ -249,16 +122,16 @@ def config_from_gguf(
     hidden_size = keys.integer("embedding_length")
     num_heads = keys.integer("attention.head_count")
     num_kv_heads = keys.integer("attention.head_count_kv", default=num_heads)
-    check_heads(keys.where, num_heads, num_kv_heads)
-    head_dim = head_size(keys, hidden_size, num_heads, "attention.key_length")
+    config_keys.check_heads(keys.where, num_heads, num_kv_heads)
+    head_dim = config_keys.head_size(keys, hidden_size, num_heads, "attention.key_length")
     keys.refuse("attention.value_length", built=(head_dim,))
     max_positions = keys.integer("context_length", high=MAX_SIZE)
-    bos, ends = gguf_tokens(keys)
+    bos, ends = config_keys.gguf_tokens(keys)
     num_layers = keys.integer("block_count", high=MAX_LAYERS)
-    window = keys.integer("attention.sliding_window", default=0, low=0, high=(1 << 32) - 1)
+    window = keys.integer("attention.sliding_window", default=0, low=0)
     return GatedConfig(
         architecture=architecture,
-        vocab_size=gguf_vocab_size(keys),
+        vocab_size=config_keys.gguf_vocab_size(keys),
         hidden_size=hidden_size,
         intermediate_size=keys.integer("feed_forward_length"),
         num_hidden_layers=num_layers,
@@ -266,7 +139,7 @@ def config_from_gguf(
         num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
         max_position_embeddings=max_positions,
-        hidden_act=gguf_activation(keys, hidden_act),
+        hidden_act=config_keys.gguf_activation(keys, hidden_act),
         rms_norm_eps=keys.number("attention.layer_norm_rms_epsilon", high=1.0),
         tie_word_embeddings="output.weight" not in tensor_names,
         bos_token_id=bos,
@@ -275,7 +148,9 @@ def config_from_gguf(
         rope=rope_from_gguf(keys, head_dim, max_positions),
         sliding_window=window or None,
         sliding_layers=(
-            sliding_layers_from_gguf(keys, num_layers, 0) if window else (False,) * num_layers
+            config_keys.sliding_layers_from_gguf(keys, num_layers, 0)
+            if window
+            else (False,) * num_layers
         ),
         qkv_bias="blk.0.attn_q.bias" in tensor_names or "blk.0.attn_qkv.bias" in tensor_names,
         o_bias="blk.0.attn_output.bias" in tensor_names,

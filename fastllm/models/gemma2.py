@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastllm.models import gated, names
+from fastllm.models import config_keys, gated, names
 from fastllm.models.gated import GatedConfig
 from fastllm.models.keys import Keys
 from fastllm.models.layers import Decoder
@@ -47,7 +47,9 @@ def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
         act_keys=("hidden_activation",),
     )
     num_layers = read.num_hidden_layers
-    layers = gated.sliding_layers_from_hf(keys, num_layers, [i % 2 == 0 for i in range(num_layers)])
+    layers = config_keys.sliding_layers_from_hf(
+        keys, num_layers, [i % 2 == 0 for i in range(num_layers)]
+    )
     return replace(
         read,
         qkv_bias=bias,
@@ -73,16 +75,14 @@ def gguf_query_scalar(keys: Keys, read: GatedConfig, num_layers_27b: int) -> flo
     return float(read.head_dim)
 
 
-def config_from_gguf(
-    metadata: Mapping[str, object], tensor_names: Collection[str]
-) -> GatedConfig:
+def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[str]) -> GatedConfig:
     """Read GGUF metadata."""
     keys = Keys(metadata, "GGUF metadata", "gemma2.")
     read = gated.config_from_gguf(keys, tensor_names, "gemma2", hidden_act="gelu_tanh")
     return replace(
         read,
         sliding_window=read.sliding_window or 4096,
-        sliding_layers=gated.sliding_layers_from_gguf(keys, read.num_hidden_layers, 2),
+        sliding_layers=config_keys.sliding_layers_from_gguf(keys, read.num_hidden_layers, 2),
         query_pre_attn_scalar=gguf_query_scalar(keys, read, NUM_LAYERS_27B),
         attn_logit_softcapping=soft_cap(keys, "attn_logit_softcapping", 50.0),
         final_logit_softcapping=soft_cap(keys, "final_logit_softcapping", 30.0),

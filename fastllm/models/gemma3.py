@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from fastllm.config import RopeConfig
 from fastllm.errors import FormatError
-from fastllm.models import gated, names
+from fastllm.models import config_keys, gated, names
 from fastllm.models.gated import GatedConfig
 from fastllm.models.gemma2 import gemma_decoder, gguf_query_scalar, soft_cap
 from fastllm.models.keys import MAX_LAYERS, Keys, shown
 from fastllm.models.layers import Decoder
-from fastllm.models.rope_keys import rope_from_hf
+from fastllm.models.rope_keys import MIN_THETA, rope_from_hf
 
 NAMES = names.GEMMA
 GGUF_ARCHITECTURE = "gemma3"
@@ -51,11 +51,11 @@ def local_rope_from_hf(keys: Keys, head_dim: int, max_positions: int) -> RopeCon
     if parameters is not None and parameters.has("sliding_attention"):
         section = parameters.values["sliding_attention"]
         if isinstance(section, Mapping):
-            theta = keys.number("rope_local_base_freq", low=1.0)
+            theta = keys.number("rope_local_base_freq", low=MIN_THETA)
             section = {"rope_theta": theta, **section}
         own = Keys({"rope_parameters": section}, keys.where)
         return rope_from_hf(own, head_dim, max_positions)
-    return RopeConfig(theta=keys.number("rope_local_base_freq", low=1.0), rotary_dim=head_dim)
+    return RopeConfig(theta=keys.number("rope_local_base_freq", low=MIN_THETA), rotary_dim=head_dim)
 
 
 def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
@@ -80,7 +80,7 @@ def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
         o_bias=bias,
         local_rope=local_rope_from_hf(keys, read.head_dim, read.max_position_embeddings),
         sliding_window=keys.integer("sliding_window"),
-        sliding_layers=gated.sliding_layers_from_hf(
+        sliding_layers=config_keys.sliding_layers_from_hf(
             keys, num_layers, [(i + 1) % pattern != 0 for i in range(num_layers)]
         ),
         query_pre_attn_scalar=keys.number("query_pre_attn_scalar", low=1e-3),
@@ -89,9 +89,7 @@ def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
     )
 
 
-def config_from_gguf(
-    metadata: Mapping[str, object], tensor_names: Collection[str]
-) -> GatedConfig:
+def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[str]) -> GatedConfig:
     """Read GGUF metadata; without a sliding window every layer is global."""
     keys = Keys(metadata, "GGUF metadata", "gemma3.")
     read = gated.config_from_gguf(keys, tensor_names, "gemma3", hidden_act="gelu_tanh")
@@ -102,11 +100,11 @@ def config_from_gguf(
     )
     if read.sliding_window is None:
         return read
-    local_theta = keys.number("rope.freq_base_swa", default=10000.0, low=1.0)
+    local_theta = keys.number("rope.freq_base_swa", default=10000.0, low=MIN_THETA)
     return replace(
         read,
         local_rope=RopeConfig(theta=local_theta, rotary_dim=read.rope.rotary_dim),
-        sliding_layers=gated.sliding_layers_from_gguf(keys, read.num_hidden_layers, PATTERN),
+        sliding_layers=config_keys.sliding_layers_from_gguf(keys, read.num_hidden_layers, PATTERN),
     )
 
 

@@ -169,6 +169,8 @@ class Keys:
             `key` is present with a value that is not in `built`; names key and value.
         """
         name, value = self.find((key,))
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
         if value is not None and value not in built:
             raise UnsupportedError(
                 f"{self.where}: {name} is {shown(value)}, which is not built; "

@@ -26,9 +26,7 @@ def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
     )
 
 
-def config_from_gguf(
-    metadata: Mapping[str, object], tensor_names: Collection[str]
-) -> GatedConfig:
+def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[str]) -> GatedConfig:
     """Read GGUF metadata; mistral's files also call themselves "llama"."""
     keys = Keys(metadata, "GGUF metadata", "llama.")
     return gated.config_from_gguf(keys, tensor_names, "llama")

@@ -127,11 +127,12 @@ def half(which: int) -> Cut:
     return Cut(rows, lambda config: 2 * config.intermediate_size)
 
 
-def _same(stems: Mapping[str, str]) -> dict[str, tuple[Stored, ...]]:
+def plain(stems: Mapping[str, str]) -> dict[str, tuple[Stored, ...]]:
+    """Return a table of roles that each have a whole tensor of their own."""
     return {role: (Stored(stem),) for role, stem in stems.items()}
 
 
-HF_LLAMA = _same(
+HF_LLAMA = plain(
     {
         "embed_tokens": "{p}embed_tokens",
         "norm": "{p}norm",
@@ -159,7 +160,7 @@ HF_LLAMA = _same(
 
 # Converters may fuse q, k and v into one tensor for any family, so both are looked for.
 GGUF_LLAMA = {
-    **_same(
+    **plain(
         {
             "embed_tokens": "token_embd",
             "norm": "output_norm",
@@ -186,10 +187,10 @@ GGUF_LLAMA = {
 LLAMA = Names(hf=HF_LLAMA, gguf=GGUF_LLAMA)
 
 GEMMA = Names(
-    hf=HF_LLAMA,
+    hf={**HF_LLAMA, "lm_head": (Stored("lm_head"), Stored("language_model.lm_head"))},
     gguf={
         **GGUF_LLAMA,
-        **_same(
+        **plain(
             {
                 "layers.{i}.post_attention_layernorm": "blk.{i}.post_attention_norm",
                 "layers.{i}.pre_feedforward_layernorm": "blk.{i}.ffn_norm",
@@ -204,94 +205,6 @@ GEMMA = Names(
         # Tied to the embedding in this family; some checkpoints store it a second time.
         r"(language_model\.)?lm_head\.weight",
     ),
-)
-
-PHI3 = Names(
-    hf={
-        **HF_LLAMA,
-        **{
-            f"layers.{{i}}.self_attn.{part}_proj": (
-                Stored("{p}layers.{i}.self_attn.qkv_proj", qkv(part)),
-            )
-            for part in "qkv"
-        },
-        "layers.{i}.mlp.gate_proj": (Stored("{p}layers.{i}.mlp.gate_up_proj", half(0)),),
-        "layers.{i}.mlp.up_proj": (Stored("{p}layers.{i}.mlp.gate_up_proj", half(1)),),
-    },
-    gguf={
-        **GGUF_LLAMA,
-        "layers.{i}.mlp.gate_proj": (Stored("blk.{i}.ffn_up", half(0)),),
-        "layers.{i}.mlp.up_proj": (Stored("blk.{i}.ffn_up", half(1)),),
-    },
-)
-
-# In falcon's new decoder the norm before attention is `ln_attn`, the one before the MLP `ln_mlp`;
-# llama.cpp calls the latter `attn_norm`, as it calls the only norm of falcon-7b.
-FALCON = Names(
-    hf={
-        **_same(
-            {
-                "embed_tokens": "{p}word_embeddings",
-                "norm": "{p}ln_f",
-                "lm_head": "lm_head",
-                "layers.{i}.self_attn.o_proj": "{p}h.{i}.self_attention.dense",
-                "layers.{i}.mlp.up_proj": "{p}h.{i}.mlp.dense_h_to_4h",
-                "layers.{i}.mlp.down_proj": "{p}h.{i}.mlp.dense_4h_to_h",
-                "layers.{i}.input_layernorm": "{p}h.{i}.input_layernorm",
-                "layers.{i}.post_attention_layernorm": "{p}h.{i}.post_attention_layernorm",
-                "layers.{i}.ln_attn": "{p}h.{i}.ln_attn",
-                "layers.{i}.ln_mlp": "{p}h.{i}.ln_mlp",
-            }
-        ),
-        **{
-            f"layers.{{i}}.self_attn.{part}_proj": (
-                Stored("{p}h.{i}.self_attention.query_key_value", grouped_qkv(part)),
-            )
-            for part in "qkv"
-        },
-    },
-    gguf={
-        **GGUF_LLAMA,
-        **_same(
-            {
-                "layers.{i}.ln_attn": "blk.{i}.attn_norm_2",
-                "layers.{i}.ln_mlp": "blk.{i}.attn_norm",
-            }
-        ),
-    },
-    hf_prefixes=("transformer.", ""),
-)
-
-OPT = Names(
-    hf=_same(
-        {
-            "embed_tokens": "{p}embed_tokens",
-            "embed_positions": "{p}embed_positions",
-            "project_in": "{p}project_in",
-            "project_out": "{p}project_out",
-            "norm": "{p}final_layer_norm",
-            "lm_head": "lm_head",
-            "layers.{i}.self_attn.q_proj": "{p}layers.{i}.self_attn.q_proj",
-            "layers.{i}.self_attn.k_proj": "{p}layers.{i}.self_attn.k_proj",
-            "layers.{i}.self_attn.v_proj": "{p}layers.{i}.self_attn.v_proj",
-            "layers.{i}.self_attn.o_proj": "{p}layers.{i}.self_attn.out_proj",
-            "layers.{i}.mlp.up_proj": "{p}layers.{i}.fc1",
-            "layers.{i}.mlp.down_proj": "{p}layers.{i}.fc2",
-            "layers.{i}.input_layernorm": "{p}layers.{i}.self_attn_layer_norm",
-            "layers.{i}.post_attention_layernorm": "{p}layers.{i}.final_layer_norm",
-        }
-    ),
-    gguf={
-        **GGUF_LLAMA,
-        **_same(
-            {
-                "embed_positions": "position_embd",
-                "project_in": "project_in",
-                "project_out": "project_out",
-            }
-        ),
-    },
-    hf_prefixes=("model.decoder.", "decoder.", ""),
 )
 
 

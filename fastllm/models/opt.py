@@ -14,13 +14,43 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fastllm.config import ModelConfig
-from fastllm.models import gated, names
+from fastllm.models import config_keys, names
 from fastllm.models.keys import MAX_LAYERS, MAX_VOCAB, Keys
 from fastllm.models.layers import MLP, Attention, Decoder, Layer, Linear, Norm
 
-NAMES = names.OPT
 GGUF_ARCHITECTURE = "opt"
 POSITION_OFFSET = 2  # the table's first two rows were left for padding
+NAMES = names.Names(
+    hf=names.plain(
+        {
+            "embed_tokens": "{p}embed_tokens",
+            "embed_positions": "{p}embed_positions",
+            "project_in": "{p}project_in",
+            "project_out": "{p}project_out",
+            "norm": "{p}final_layer_norm",
+            "lm_head": "lm_head",
+            "layers.{i}.self_attn.q_proj": "{p}layers.{i}.self_attn.q_proj",
+            "layers.{i}.self_attn.k_proj": "{p}layers.{i}.self_attn.k_proj",
+            "layers.{i}.self_attn.v_proj": "{p}layers.{i}.self_attn.v_proj",
+            "layers.{i}.self_attn.o_proj": "{p}layers.{i}.self_attn.out_proj",
+            "layers.{i}.mlp.up_proj": "{p}layers.{i}.fc1",
+            "layers.{i}.mlp.down_proj": "{p}layers.{i}.fc2",
+            "layers.{i}.input_layernorm": "{p}layers.{i}.self_attn_layer_norm",
+            "layers.{i}.post_attention_layernorm": "{p}layers.{i}.final_layer_norm",
+        }
+    ),
+    gguf={
+        **names.GGUF_LLAMA,
+        **names.plain(
+            {
+                "embed_positions": "position_embd",
+                "project_in": "project_in",
+                "project_out": "project_out",
+            }
+        ),
+    },
+    hf_prefixes=("model.decoder.", "decoder.", ""),
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +89,7 @@ def config_from_hf(config: Mapping[str, object]) -> OPTConfig:
     num_heads = keys.integer("num_attention_heads")
     width = keys.integer("word_embed_proj_dim", default=hidden_size)
     before = keys.flag("do_layer_norm_before", default=True)
-    bos, ends = gated.hf_tokens(keys)
+    bos, ends = config_keys.hf_tokens(keys)
     return OPTConfig(
         architecture="opt",
         vocab_size=keys.integer("vocab_size", high=MAX_VOCAB),
@@ -68,9 +98,9 @@ def config_from_hf(config: Mapping[str, object]) -> OPTConfig:
         num_hidden_layers=keys.integer("num_hidden_layers", high=MAX_LAYERS),
         num_attention_heads=num_heads,
         num_key_value_heads=num_heads,
-        head_dim=gated.head_size(keys, hidden_size, num_heads, "head_dim"),
+        head_dim=config_keys.head_size(keys, hidden_size, num_heads, "head_dim"),
         max_position_embeddings=keys.integer("max_position_embeddings"),
-        hidden_act=gated.activation(keys, "activation_function", default="relu"),
+        hidden_act=config_keys.activation(keys, "activation_function", default="relu"),
         tie_word_embeddings=keys.flag("tie_word_embeddings", default=True),
         bos_token_id=bos,
         eos_token_ids=ends,
@@ -83,26 +113,24 @@ def config_from_hf(config: Mapping[str, object]) -> OPTConfig:
     )
 
 
-def config_from_gguf(
-    metadata: Mapping[str, object], tensor_names: Collection[str]
-) -> OPTConfig:
+def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[str]) -> OPTConfig:
     """Read GGUF metadata; biases, final norm and tied head follow from which tensors there are."""
     keys = Keys(metadata, "GGUF metadata", "opt.")
     hidden_size = keys.integer("embedding_length")
     num_heads = keys.integer("attention.head_count")
     width = keys.integer("word_embed_proj_dim", default=hidden_size)
-    bos, ends = gated.gguf_tokens(keys)
+    bos, ends = config_keys.gguf_tokens(keys)
     return OPTConfig(
         architecture="opt",
-        vocab_size=gated.gguf_vocab_size(keys),
+        vocab_size=config_keys.gguf_vocab_size(keys),
         hidden_size=hidden_size,
         intermediate_size=keys.integer("feed_forward_length"),
         num_hidden_layers=keys.integer("block_count", high=MAX_LAYERS),
         num_attention_heads=num_heads,
         num_key_value_heads=num_heads,
-        head_dim=gated.head_size(keys, hidden_size, num_heads, "attention.key_length"),
+        head_dim=config_keys.head_size(keys, hidden_size, num_heads, "attention.key_length"),
         max_position_embeddings=keys.integer("context_length"),
-        hidden_act=gated.gguf_activation(keys, "relu"),
+        hidden_act=config_keys.gguf_activation(keys, "relu"),
         layer_norm_eps=keys.number("attention.layer_norm_epsilon", default=1e-5, high=1.0),
         tie_word_embeddings="output.weight" not in tensor_names,
         bos_token_id=bos,

@@ -12,17 +12,39 @@ from fastllm.models.keys import Keys
 from fastllm.models.layers import Decoder
 from fastllm.models.rope_keys import original_context
 
-NAMES = names.PHI3
 GGUF_ARCHITECTURE = "phi3"
 LONG_TABLES = ("rope_factors_short.weight", "rope_factors_long.weight")
+NAMES = names.Names(
+    hf={
+        **names.HF_LLAMA,
+        **{
+            f"layers.{{i}}.self_attn.{part}_proj": (
+                names.Stored("{p}layers.{i}.self_attn.qkv_proj", names.qkv(part)),
+            )
+            for part in "qkv"
+        },
+        "layers.{i}.mlp.gate_proj": (
+            names.Stored("{p}layers.{i}.mlp.gate_up_proj", names.half(0)),
+        ),
+        "layers.{i}.mlp.up_proj": (names.Stored("{p}layers.{i}.mlp.gate_up_proj", names.half(1)),),
+    },
+    gguf={
+        **names.GGUF_LLAMA,
+        "layers.{i}.mlp.gate_proj": (names.Stored("blk.{i}.ffn_up", names.half(0)),),
+        "layers.{i}.mlp.up_proj": (names.Stored("blk.{i}.ffn_up", names.half(1)),),
+    },
+)
 
 
 def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
-    """Read a config.json; transformers reads the scaling "yarn" of this family as LongRoPE."""
-    values = {"original_max_position_embeddings": 4096, **config}
-    scaling = config.get("rope_scaling")
-    if isinstance(scaling, Mapping) and scaling.get("type") == "yarn":
-        values["rope_scaling"] = {**scaling, "type": "longrope"}
+    """Read a config.json; as in transformers, this family's scaling "yarn" is LongRoPE."""
+    values = {"original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5, **config}
+    for key in ("rope_scaling", "rope_parameters"):
+        scaling = config.get(key)
+        if not isinstance(scaling, Mapping):
+            continue
+        if "yarn" in (scaling.get("type"), scaling.get("rope_type")):
+            values[key] = {**scaling, "rope_type": "longrope"}
     keys = Keys(values, "config.json")
     read = gated.config_from_hf(keys, "phi3")
     if not keys.has("sliding_window"):
@@ -34,9 +56,7 @@ def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
     )
 
 
-def config_from_gguf(
-    metadata: Mapping[str, object], tensor_names: Collection[str]
-) -> GatedConfig:
+def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[str]) -> GatedConfig:
     """Read GGUF metadata; LongRoPE is told by its two tables, which `bind` fills in.
 
     A sliding window is honoured (it is what the checkpoint was trained with); llama.cpp reads the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from fastllm.models import gated, names
+from fastllm.models import config_keys, gated, names
 from fastllm.models.gated import GatedConfig
 from fastllm.models.keys import MAX_LAYERS, Keys
 from fastllm.models.layers import Decoder
@@ -20,7 +20,7 @@ def with_sliding_layers(keys: Keys, read: GatedConfig) -> GatedConfig:
         return read
     lowest = keys.integer("max_window_layers", default=28, low=0, high=MAX_LAYERS)
     num_layers = read.num_hidden_layers
-    layers = gated.sliding_layers_from_hf(
+    layers = config_keys.sliding_layers_from_hf(
         keys, num_layers, [i >= lowest for i in range(num_layers)]
     )
     return replace(read, sliding_window=keys.integer("sliding_window"), sliding_layers=layers)
@@ -29,14 +29,10 @@ def with_sliding_layers(keys: Keys, read: GatedConfig) -> GatedConfig:
 def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
     """Read a config.json."""
     keys = Keys({"sliding_window": 4096, **config}, "config.json")
-    return with_sliding_layers(
-        keys, replace(gated.config_from_hf(keys, "qwen2"), qkv_bias=True)
-    )
+    return with_sliding_layers(keys, replace(gated.config_from_hf(keys, "qwen2"), qkv_bias=True))
 
 
-def config_from_gguf(
-    metadata: Mapping[str, object], tensor_names: Collection[str]
-) -> GatedConfig:
+def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[str]) -> GatedConfig:
     """Read GGUF metadata."""
     keys = Keys(metadata, "GGUF metadata", "qwen2.")
     return replace(gated.config_from_gguf(keys, tensor_names, "qwen2"), qkv_bias=True)

@@ -22,9 +22,7 @@ def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
     return qwen2.with_sliding_layers(keys, read)
 
 
-def config_from_gguf(
-    metadata: Mapping[str, object], tensor_names: Collection[str]
-) -> GatedConfig:
+def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[str]) -> GatedConfig:
     """Read GGUF metadata."""
     keys = Keys(metadata, "GGUF metadata", "qwen3.")
     return gated.config_from_gguf(keys, tensor_names, "qwen3")

@@ -10,6 +10,10 @@ from fastllm.models.rope import SCALINGS
 # "su" is the name LongRoPE had in the first phi-3 configs.
 HF_SCALINGS = {"default": "none", "su": "longrope"} | {name: name for name in SCALINGS}
 
+# YaRN divides by the logarithm of theta; a factor near 0 would turn frequencies into infinity.
+MIN_THETA = 1.001
+MIN_FACTOR = 1e-3
+
 
 def rotary_dim(keys: Keys, head_dim: int, fraction: float = 1.0) -> int:
     """Return how many dimensions of a head are rotated: even, and at most `head_dim`."""
@@ -54,37 +58,37 @@ def rope_from_hf(
             f"built: {', '.join(sorted(HF_SCALINGS))}"
         )
     scaling = HF_SCALINGS[name]
-    theta = keys.number("rope_theta", default=10000.0, low=1.0)
-    theta = params.number("rope_theta", default=theta, low=1.0)
+    theta = keys.number("rope_theta", default=10000.0, low=MIN_THETA)
+    theta = params.number("rope_theta", default=theta, low=MIN_THETA)
     fraction = keys.number("partial_rotary_factor", default=1.0, high=1.0)
     fraction = params.number("partial_rotary_factor", default=fraction, high=1.0)
     dim = rotary_dim(keys, head_dim, fraction)
     if scaling == "none":
         return RopeConfig(theta=theta, rotary_dim=dim)
     if scaling == "linear":
-        factor = params.number("factor", low=1e-3)
+        factor = params.number("factor", low=MIN_FACTOR)
         return RopeConfig(theta=theta, rotary_dim=dim, scaling=scaling, factor=factor)
 
-    original = params.integer("original_max_position_embeddings", default=max_positions)
-    original = keys.integer("original_max_position_embeddings", default=original)
+    original = params.integer("original_max_position_embeddings", default=max_positions, low=2)
+    original = keys.integer("original_max_position_embeddings", default=original, low=2)
     if scaling == "llama3":
-        low = params.number("low_freq_factor", default=1.0, low=1e-3)
-        high = params.number("high_freq_factor", default=4.0, low=1e-3)
+        low = params.number("low_freq_factor", default=1.0, low=MIN_FACTOR)
+        high = params.number("high_freq_factor", default=4.0, low=MIN_FACTOR)
         if high <= low:
             raise params.error("high_freq_factor", high, f"more than low_freq_factor, {low:g}")
         return RopeConfig(
             theta=theta,
             rotary_dim=dim,
             scaling=scaling,
-            factor=params.number("factor", low=1e-3),
+            factor=params.number("factor", low=MIN_FACTOR),
             low_freq_factor=low,
             high_freq_factor=high,
             original_max_position_embeddings=original,
         )
-    factor = params.number("factor", default=max_positions / original, low=1e-3)
+    factor = params.number("factor", default=max_positions / original, low=MIN_FACTOR)
     attention_factor = None
     if params.has("attention_factor"):
-        attention_factor = params.number("attention_factor", low=1e-3, high=1e3)
+        attention_factor = params.number("attention_factor", low=MIN_FACTOR, high=1e3)
     if scaling == "yarn":
         for key in ("mscale", "mscale_all_dim"):
             params.refuse(key, built=(0, 1))
@@ -94,8 +98,8 @@ def rope_from_hf(
             rotary_dim=dim,
             scaling=scaling,
             factor=factor,
-            beta_fast=params.number("beta_fast", default=32.0, low=1e-3),
-            beta_slow=params.number("beta_slow", default=1.0, low=1e-3),
+            beta_fast=params.number("beta_fast", default=32.0, low=MIN_FACTOR),
+            beta_slow=params.number("beta_slow", default=1.0, low=MIN_FACTOR),
             attention_factor=attention_factor,
             original_max_position_embeddings=original,
         )
@@ -106,8 +110,8 @@ def rope_from_hf(
         factor=factor,
         attention_factor=attention_factor,
         original_max_position_embeddings=original,
-        short_factor=params.numbers("short_factor", length=dim // 2, low=1e-3, high=1e6),
-        long_factor=params.numbers("long_factor", length=dim // 2, low=1e-3, high=1e6),
+        short_factor=params.numbers("short_factor", length=dim // 2, low=MIN_FACTOR, high=1e6),
+        long_factor=params.numbers("long_factor", length=dim // 2, low=MIN_FACTOR, high=1e6),
     )
 
 
@@ -130,7 +134,9 @@ def rope_from_gguf(keys: Keys, head_dim: int, max_positions: int) -> RopeConfig:
         )
     # Zero is llama.cpp's "not set".
     factor = keys.number("rope.scaling.factor", "rope.scale_linear", default=1.0) or 1.0
-    theta = keys.number("rope.freq_base", default=10000.0, low=1.0)
+    if factor < MIN_FACTOR:
+        raise keys.error("rope scaling factor", factor, f"a number from {MIN_FACTOR:g}")
+    theta = keys.number("rope.freq_base", default=10000.0, low=MIN_THETA)
     rope = RopeConfig(theta=theta, rotary_dim=rotary_dim(keys, dim))
     if name == "longrope" or name == "none" or (name == "linear" and factor == 1.0):
         return rope
@@ -140,14 +146,14 @@ def rope_from_gguf(keys: Keys, head_dim: int, max_positions: int) -> RopeConfig:
     keys.refuse("rope.scaling.yarn_log_multiplier", built=(0.0,))
     attention_factor = None
     if keys.has("rope.scaling.yarn_attn_factor"):
-        attention_factor = keys.number("rope.scaling.yarn_attn_factor", low=1e-3, high=1e3)
+        attention_factor = keys.number("rope.scaling.yarn_attn_factor", low=MIN_FACTOR, high=1e3)
     return RopeConfig(
         theta=theta,
         rotary_dim=dim,
         scaling="yarn",
         factor=factor,
-        beta_fast=keys.number("rope.scaling.yarn_beta_fast", default=32.0, low=1e-3),
-        beta_slow=keys.number("rope.scaling.yarn_beta_slow", default=1.0, low=1e-3),
+        beta_fast=keys.number("rope.scaling.yarn_beta_fast", default=32.0, low=MIN_FACTOR),
+        beta_slow=keys.number("rope.scaling.yarn_beta_slow", default=1.0, low=MIN_FACTOR),
         attention_factor=attention_factor,
         original_max_position_embeddings=original_context(keys, max_positions),
     )
@@ -156,5 +162,5 @@ def rope_from_gguf(keys: Keys, head_dim: int, max_positions: int) -> RopeConfig:
 def original_context(keys: Keys, max_positions: int) -> int:
     """Return the context a GGUF model was trained with before its rope was scaled."""
     return keys.integer(
-        "rope.scaling.original_context_length", default=max_positions, high=MAX_SIZE
+        "rope.scaling.original_context_length", default=max_positions, low=2, high=MAX_SIZE
     )

@@ -31,7 +31,7 @@ class Sampler:
 
     def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int] = ()) -> None:
         self.params = params
-        self._rng = np.random.Generator(np.random.PCG64(params.seed))
+        self._rng: np.random.Generator | None = None
         self._counts: Counter[int] = Counter()
         self._seen: set[int] = set(prompt_token_ids)
         self._penalised = (
@@ -79,6 +79,8 @@ class Sampler:
         ids, weights = candidates(logits, self.params)
         # One draw per token even when one candidate is left: the stream of random numbers must
         # not depend on how sure the model was.
+        if self._rng is None:  # made late: a greedy run does not import numpy.random
+            self._rng = np.random.Generator(np.random.PCG64(self.params.seed))
         bound = self._rng.random()
         total = np.cumsum(weights)
         place = int(np.searchsorted(total, bound * total[-1], side="right"))
@@ -133,19 +135,30 @@ def _nucleus(weights: NDArray[np.float64], top_p: float, total: float | None) ->
 
 
 def _nucleus_of_all(logits: NDArray[np.float32], params: SamplingParams) -> NDArray[np.int64]:
-    """Return the ids of the nucleus of the whole vocabulary, likeliest first."""
-    n = len(logits)
+    """Return what top-p leaves of the whole vocabulary, likeliest first, without sorting it.
+
+    Where min-p will cut as well, tokens that it surely cuts are left out already: both keep a
+    beginning of the same order.
+    """
     top = float(logits.max())
-    if params.top_p >= 1:
-        # Only min_p cuts: log(min_p) below the top is out, whatever the rest weighs.
-        bound = top + np.log(max(params.min_p, 1e-300)) - 1e-3
-        ids = np.flatnonzero(logits >= bound)
-        return ids[np.argsort(-logits[ids], kind="stable")]
-    total = float(np.exp(logits.astype(np.float64) - top).sum())
+    total = 0.0
+    if params.top_p < 1:
+        total = float(np.exp(logits.astype(np.float64) - top).sum())
+    if params.min_p > 0:
+        ids = np.flatnonzero(logits >= top + np.log(params.min_p) - 1e-3)
+        ids = ids[np.argsort(-logits[ids], kind="stable")]
+        return ids[: _nucleus(_weights(logits, ids, top), params.top_p, total)]
     guess = _FIRST_NUCLEUS
     while True:
         ids = top_ids(logits, guess)
-        weights = np.exp(logits[ids].astype(np.float64) - top)
-        if len(ids) == n or float(weights.sum()) >= params.top_p * total:
+        weights = _weights(logits, ids, top)
+        if len(ids) == len(logits) or float(weights.sum()) >= params.top_p * total:
             return ids[: _nucleus(weights, params.top_p, total)]
         guess *= 8
+
+
+def _weights(
+    logits: NDArray[np.float32], ids: NDArray[np.int64], top: float
+) -> NDArray[np.float64]:
+    weights: NDArray[np.float64] = np.exp(logits[ids].astype(np.float64) - top)
+    return weights

@@ -1,10 +1,11 @@
-"""Ways to damage a file, driven by a random generator: the shared half of hostile tests and fuzzer."""
+"""Ways to damage a file, driven by a random generator; for hostile tests and the fuzzer."""
 
 import struct
 
 INTERESTING = (
-    0, 1, 2, 3, 4, 7, 8, 9, 12, 13, 31, 32, 33, 64, 127, 128, 255, 256, 1000, 0x7FFF, 0x8000, 0xFFFF,
-    2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**53, 2**61, 2**63 - 1, 2**63, 2**64 - 1,
+    0, 1, 2, 3, 4, 7, 8, 9, 12, 13, 31, 32, 33, 64, 127, 128, 255, 256, 1000, 0x7FFF, 0x8000,
+    0xFFFF, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**53, 2**61, 2**63 - 1, 2**63,
+    2**64 - 1,
 )  # fmt: skip
 
 
@@ -44,7 +45,8 @@ def mutate_json(raw, rng):
     text = raw[8 : 8 + length].decode("latin1")
     tokens = (
         '"F32"', '"I4"', "[]", "{}", "0", "-1", "1e99", "true", "null", "4", "24", '"__metadata__"',
-        "[0,1]", "9" * 30, "NaN", '"dtype":"F32",', "[" * 2000, '{"a":' * 500, "18446744073709551616",
+        "[0,1]", "9" * 30, "NaN", '"dtype":"F32",', "[" * 2000,
+        '{"a":' * 500, "18446744073709551616",
     )  # fmt: skip
     start = rng.randrange(len(text))
     end = min(len(text), start + rng.choice((0, 1, 2, 5, 20)))

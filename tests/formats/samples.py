@@ -65,6 +65,12 @@ def gguf_bytes(keys=None, data=None):
             return file.read()
 
 
+def check_message(error):
+    """What the user sees is one line of sane length."""
+    assert "\n" not in str(error)
+    assert len(str(error)) < 1000
+
+
 def parse_gguf(raw):
     return read_gguf(io.BytesIO(raw), "sample", len(raw))
 

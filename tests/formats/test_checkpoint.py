@@ -20,7 +20,7 @@ from fastllm.quants import dequantize
 from tests.formats import samples
 
 
-@pytest.fixture()
+@pytest.fixture
 def gguf_path(tmp_path):
     # The suffix says nothing.
     path = tmp_path / "model.bin"
@@ -28,7 +28,7 @@ def gguf_path(tmp_path):
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path):
     path = tmp_path / "hf"
     path.mkdir()
@@ -149,7 +149,7 @@ def test_folder_without_config(folder):
 
 def test_tokenizer_only_folder(folder):
     os.remove(folder / "model.safetensors")
-    with pytest.raises(ModelNotFoundError, match="no \\*.gguf"):
+    with pytest.raises(ModelNotFoundError, match=r"no \*\.gguf"):
         open_checkpoint(folder)
     checkpoint = open_checkpoint(folder, weights=False)
     assert checkpoint.tensors == {}
@@ -198,5 +198,5 @@ def test_other_files(tmp_path):
     with pytest.raises(ModelNotFoundError, match="not a path"):
         open_checkpoint("a\0b")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelNotFoundError, match="no \\*.gguf"):
+    with pytest.raises(ModelNotFoundError, match=r"no \*\.gguf"):
         open_checkpoint(tmp_path / "empty")

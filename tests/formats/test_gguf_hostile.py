@@ -129,7 +129,7 @@ def test_tensor_geometry():
 def test_every_truncation_is_refused():
     raw = samples.gguf_bytes(samples.metadata(5))
     end = max(t.offset + t.nbytes for t in samples.parse_gguf(raw).tensors.values())
-    for size in [*range(0, 3000), *range(3000, end, 97)]:
+    for size in [*range(3000), *range(3000, end, 97)]:
         refused(raw[:size])
 
 
@@ -146,7 +146,7 @@ def test_mutations(seed):
         try:
             file = samples.parse_gguf(raw)
         except FastLLMError as error:
-            assert "\n" not in str(error)
+            samples.check_message(error)
         else:
             for info in file.tensors.values():
                 assert 0 <= info.offset <= info.offset + info.nbytes <= len(raw)
@@ -167,4 +167,4 @@ def test_mutations_on_disk(tmp_path):
         try:
             assert open_gguf(path).path == str(path)
         except FastLLMError as error:
-            assert "m.gguf" in str(error)
+            samples.check_message(error)

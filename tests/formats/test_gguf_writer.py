@@ -93,7 +93,7 @@ def test_any_metadata_round_trips(keys):
     ],
 )
 def test_values_it_refuses(value, tmp_path):
-    with pytest.raises(RequestError, match="^key 'k': "):
+    with pytest.raises(RequestError, match=r"^key 'k': "):
         write_gguf(tmp_path / "x.gguf", {"k": value}, [])
     assert os.listdir(tmp_path) == []
 

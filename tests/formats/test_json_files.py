@@ -29,5 +29,5 @@ def test_what_is_not_one(tmp_path, monkeypatch):
     "text", [b"", b"{", b"\xff", b'{"a":1,"a":2}', b'{"a":' * 10**5, b'{"a":-' + b"1" * 99 + b"}"]
 )
 def test_damage_is_named_with_its_place(text):
-    with pytest.raises(FormatError, match="^here: "):
+    with pytest.raises(FormatError, match=r"^here: "):
         parse_object(text, "here")

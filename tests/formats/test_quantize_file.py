@@ -31,15 +31,19 @@ TENSORS = {
 }
 
 
-def make(path, arrays, keys=None, type="f32"):
+def write(path, arrays, keys, type="f32"):
     tensors = [
         NewTensor(name, type, array.shape, quantize(type, array)) for name, array in arrays.items()
     ]
-    write_gguf(path, samples.metadata() if keys is None else keys, tensors)
+    write_gguf(path, keys, tensors)
+
+
+def make(path, arrays):
+    write(path, arrays, samples.metadata())
     return open_checkpoint(path)
 
 
-@pytest.fixture()
+@pytest.fixture
 def source(tmp_path):
     return make(tmp_path / "source.gguf", TENSORS)
 
@@ -102,7 +106,7 @@ def test_quantized_and_split_sources(tmp_path):
     arrays = {"blk.0.a.weight": MATRIX, "blk.0.b.weight": MATRIX * 2}
     for no, (name, array) in enumerate(arrays.items()):
         keys = {"split.no": Typed("uint16", no), "split.count": Typed("uint16", 2), "k": 1}
-        make(tmp_path / f"m-{no + 1:05d}-of-00002.gguf", {name: array}, keys, "q4_0")
+        write(tmp_path / f"m-{no + 1:05d}-of-00002.gguf", {name: array}, keys, "q4_0")
     source = open_checkpoint(tmp_path)
     quantize_checkpoint(source, tmp_path / "same.gguf", "q4_0")
     same = open_checkpoint(tmp_path / "same.gguf")

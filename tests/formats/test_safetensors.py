@@ -68,7 +68,8 @@ def test_index(tmp_path):
         "b": "m-1.safetensors",
         "c": "m-2.safetensors",
     }
-    assert [os.path.basename(path) for path in file.shards] == ["m-1.safetensors", "m-2.safetensors"]
+    names = [os.path.basename(path) for path in file.shards]
+    assert names == ["m-1.safetensors", "m-2.safetensors"]
 
 
 def test_index_with_missing_files_names_them(tmp_path):

@@ -19,8 +19,12 @@ from numpy.typing import NDArray
 Tensors = dict[str, NDArray[np.float32]]
 
 ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}
-DEFAULT_ACT = {"gemma2": "gelu_pytorch_tanh", "gemma3": "gelu_pytorch_tanh", "falcon": "gelu",
-               "opt": "relu"}
+DEFAULT_ACT = {
+    "gemma2": "gelu_pytorch_tanh",
+    "gemma3": "gelu_pytorch_tanh",
+    "falcon": "gelu",
+    "opt": "relu",
+}
 # llama.cpp has no opt, and no falcon whose MLP follows attention.
 OWN_STEMS = {
     "model.decoder.embed_tokens": "token_embd",
@@ -89,8 +93,12 @@ def _write_keys(writer: gguf.GGUFWriter, arch: str, config: Mapping[str, Any]) -
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
     act = next(
-        (config[key] for key in ("hidden_act", "hidden_activation", "activation",
-                                 "activation_function") if key in config), "silu"
+        (
+            config[key]
+            for key in ("hidden_act", "hidden_activation", "activation", "activation_function")
+            if key in config
+        ),
+        "silu",
     )
     if act != DEFAULT_ACT.get(arch, "silu"):
         writer.add_string("fastllm.hidden_act", act)

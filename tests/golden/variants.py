@@ -143,72 +143,150 @@ VARIANTS: dict[str, Variant] = {
     "llama-bias": Variant({**LLAMA, "attention_bias": True, "mlp_bias": True}),
     "llama-relu": Variant({**LLAMA, "hidden_act": "relu"}),
     "llama-gelu": Variant({**LLAMA, "hidden_act": "gelu"}),
-    "llama-head-dim": Variant({**LLAMA, "head_dim": 18, "num_attention_heads": 3,
-                               "num_key_value_heads": 3}),
-    "llama-round": Variant({**LLAMA, "hidden_size": 64, "intermediate_size": 96,
-                            "vocab_size": 160, "rope_theta": 500000.0}),
+    "llama-head-dim": Variant(
+        {**LLAMA, "head_dim": 18, "num_attention_heads": 3, "num_key_value_heads": 3}
+    ),
+    "llama-round": Variant(
+        {
+            **LLAMA,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "vocab_size": 160,
+            "rope_theta": 500000.0,
+        }
+    ),
     "llama-rope-linear": Variant({**LLAMA, **_rope(type="linear", factor=2.5)}),
-    "llama-rope-yarn": Variant({**LLAMA, **_rope(
-        rope_type="yarn", factor=4.0, original_max_position_embeddings=16)}),
-    "llama-rope-yarn-attention": Variant({**LLAMA, **_rope(
-        rope_type="yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=8.0,
-        beta_slow=2.0, attention_factor=1.3)}),
-    "llama-rope-llama3": Variant({**LLAMA, "rope_theta": 500.0, **_rope(
-        rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-        original_max_position_embeddings=32)}),
-    "llama-rope-parameters": Variant({
-        **{key: value for key, value in LLAMA.items() if not key.startswith("rope")},
-        "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0}}),
+    "llama-rope-yarn": Variant(
+        {**LLAMA, **_rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)}
+    ),
+    "llama-rope-yarn-attention": Variant(
+        {
+            **LLAMA,
+            **_rope(
+                rope_type="yarn",
+                factor=4.0,
+                original_max_position_embeddings=16,
+                beta_fast=8.0,
+                beta_slow=2.0,
+                attention_factor=1.3,
+            ),
+        }
+    ),
+    "llama-rope-llama3": Variant(
+        {
+            **LLAMA,
+            "rope_theta": 500.0,
+            **_rope(
+                rope_type="llama3",
+                factor=8.0,
+                low_freq_factor=1.0,
+                high_freq_factor=4.0,
+                original_max_position_embeddings=32,
+            ),
+        }
+    ),
+    "llama-rope-parameters": Variant(
+        {
+            **{key: value for key, value in LLAMA.items() if not key.startswith("rope")},
+            "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0},
+        }
+    ),
     "mistral": Variant({**MISTRAL}),
     "mistral-full": Variant({**MISTRAL, "sliding_window": None}),
     "qwen2": Variant({**QWEN2}),
     "qwen2-sliding": Variant({**QWEN2, "use_sliding_window": True, "num_hidden_layers": 3}),
-    "qwen2-yarn-tied": Variant({**QWEN2, "tie_word_embeddings": True, **_rope(
-        type="yarn", factor=2.0, original_max_position_embeddings=32)}),
+    "qwen2-yarn-tied": Variant(
+        {
+            **QWEN2,
+            "tie_word_embeddings": True,
+            **_rope(type="yarn", factor=2.0, original_max_position_embeddings=32),
+        }
+    ),
     "qwen3": Variant({**QWEN3}),
-    "qwen3-bias-tied": Variant({**QWEN3, "attention_bias": True, "tie_word_embeddings": True,
-                                "num_key_value_heads": 2}),
+    "qwen3-bias-tied": Variant(
+        {**QWEN3, "attention_bias": True, "tie_word_embeddings": True, "num_key_value_heads": 2}
+    ),
     "gemma2": Variant({**GEMMA2}),
-    "gemma2-no-caps": Variant({**GEMMA2, "attn_logit_softcapping": None,
-                               "final_logit_softcapping": None, "num_key_value_heads": 4}),
+    "gemma2-no-caps": Variant(
+        {
+            **GEMMA2,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "num_key_value_heads": 4,
+        }
+    ),
     "gemma3": Variant({**GEMMA3}),
-    "gemma3-scaled": Variant({**GEMMA3, "final_logit_softcapping": 3.0,
-                              **_rope(rope_type="linear", factor=8.0)}),
-    "gemma3-parameters": Variant({
-        **{key: value for key, value in GEMMA3.items()
-           if not key.startswith("rope") and key != "sliding_window_pattern"},
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
-        "rope_parameters": {
-            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 100000.0},
-            "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}}),
+    "gemma3-scaled": Variant(
+        {**GEMMA3, "final_logit_softcapping": 3.0, **_rope(rope_type="linear", factor=8.0)}
+    ),
+    "gemma3-parameters": Variant(
+        {
+            **{
+                key: value
+                for key, value in GEMMA3.items()
+                if not key.startswith("rope") and key != "sliding_window_pattern"
+            },
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 100000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+            },
+        }
+    ),
     "gemma3-multimodal": Variant(
-        {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
-         "eos_token_id": [1, 106],
-         "text_config": {key: value for key, value in GEMMA3.items() if key != "architectures"}},
+        {
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            "model_type": "gemma3",
+            "eos_token_id": [1, 106],
+            "text_config": {key: value for key, value in GEMMA3.items() if key != "architectures"},
+        },
         rename=_multimodal,
-        extra_shapes={"vision_tower.vision_model.post_layernorm.weight": (8,),
-                      "multi_modal_projector.mm_input_projection_weight": (8, 40)}),
+        extra_shapes={
+            "vision_tower.vision_model.post_layernorm.weight": (8,),
+            "multi_modal_projector.mm_input_projection_weight": (8, 40),
+        },
+    ),
     "phi3": Variant({**PHI3, "num_key_value_heads": 4}),
     "phi3-sliding": Variant({**PHI3, "sliding_window": 9}),
     "phi3-partial": Variant({**PHI3, "partial_rotary_factor": 0.7}),
-    "phi3-longrope-short": Variant({**PHI3, "max_position_embeddings": 256, **_rope(
-        type="longrope", short_factor=SHORT, long_factor=LONG)}),
-    "phi3-longrope-long": Variant({**PHI3, "max_position_embeddings": 256,
-        "original_max_position_embeddings": 16, **_rope(
-        rope_type="longrope", short_factor=SHORT, long_factor=LONG)}),
+    "phi3-longrope-short": Variant(
+        {
+            **PHI3,
+            "max_position_embeddings": 256,
+            **_rope(type="longrope", short_factor=SHORT, long_factor=LONG),
+        }
+    ),
+    "phi3-longrope-long": Variant(
+        {
+            **PHI3,
+            "max_position_embeddings": 256,
+            "original_max_position_embeddings": 16,
+            **_rope(rope_type="longrope", short_factor=SHORT, long_factor=LONG),
+        }
+    ),
     "falcon": Variant({**FALCON}),
     "falcon-tied-bias": Variant({**FALCON, "bias": True, "tie_word_embeddings": True}),
-    "falcon-sequential": Variant({**FALCON, "parallel_attn": False, "multi_query": False,
-                                  "bias": True}),
+    "falcon-sequential": Variant(
+        {**FALCON, "parallel_attn": False, "multi_query": False, "bias": True}
+    ),
     "falcon-new": Variant({**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}),
-    "falcon-new-bias": Variant({**FALCON, "new_decoder_architecture": True, "num_kv_heads": 3,
-                                "bias": True}),
-    "falcon-new-one-norm": Variant({**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2,
-                                    "num_ln_in_parallel_attn": 1, "ffn_hidden_size": 112}),
+    "falcon-new-bias": Variant(
+        {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 3, "bias": True}
+    ),
+    "falcon-new-one-norm": Variant(
+        {
+            **FALCON,
+            "new_decoder_architecture": True,
+            "num_kv_heads": 2,
+            "num_ln_in_parallel_attn": 1,
+            "ffn_hidden_size": 112,
+        }
+    ),
     "opt": Variant({**OPT}),
     "opt-after": Variant({**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 30}),
     "opt-projected": Variant({**OPT, "word_embed_proj_dim": 30}),
     "opt-untied-no-bias": Variant({**OPT, "tie_word_embeddings": False, "enable_bias": False}),
-    "opt-no-final-norm": Variant({**OPT, "_remove_final_layer_norm": True,
-                                  "activation_function": "gelu_new"}),
+    "opt-no-final-norm": Variant(
+        {**OPT, "_remove_final_layer_norm": True, "activation_function": "gelu_new"}
+    ),
 }

@@ -19,8 +19,6 @@ TOLERANCE = 2e-4
 def test_logits_are_those_of_transformers(case, write, tmp_path):
     checkpoint = open_checkpoint(write(case, tmp_path / "model"))
     bound = bind(checkpoint)
-    logits = forward(
-        bound.decoder, weights_of(bound, checkpoint), case.token_ids, n_ctx=case.n_ctx
-    )
+    logits = forward(bound.decoder, weights_of(bound, checkpoint), case.token_ids, n_ctx=case.n_ctx)
     difference = np.abs(logits - case.logits).max() / case.logits.std()
     assert difference <= TOLERANCE

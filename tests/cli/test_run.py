@@ -1,0 +1,160 @@
+import json
+import signal
+
+import pytest
+
+from fastllm.cli import main
+from tests.fakes import MARK, scripted
+
+
+def chat_length(text):
+    """Tokens of the fake template's prompt for one user message."""
+    return len(f"user:{text}\n") + 2
+
+
+def test_a_prompt_is_answered_on_stdout(fake, capsys):
+    fake.model = scripted(b"because", chat_length("why?"))
+    assert main.run(["run", "m", "why?", "--temp", "0"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "because\n"
+    assert captured.err == ""
+    llm, _ = fake[0]
+    assert llm._runner.closed
+
+
+def test_options_reach_the_model(fake, capsys):
+    argv = ["run", "m", "hi", "-n", "3", "-c", "64", "-t", "2", "-b", "8", "--quant", "q8_0"]
+    assert main.run([*argv, "--seed", "1", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    _, options = fake[0]
+    assert options["n_ctx"] == 64
+    assert options["n_threads"] == 2
+    assert options["n_batch"] == 8
+    assert options["quant"] == "q8_0"
+    assert first["completion_tokens"] == len(first["token_ids"]) == 3
+    assert first["finish_reason"] == "length"
+    assert first["prompt_tokens"] == chat_length("hi")
+    assert first["model"] == "m"
+    assert "decode_tps" in first["timings"]
+    assert main.run([*argv, "--seed", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == first["text"]
+
+
+def test_no_chat_continues_the_text_itself(fake, capsys):
+    fake.model = scripted(b" upon a time", len("once") + 1)
+    assert main.run(["run", "m", "once", "--no-chat", "--temp", "0"]) == 0
+    assert capsys.readouterr().out == " upon a time\n"
+
+
+def test_a_model_without_template_continues_the_text(fake, capsys):
+    fake.template = None
+    fake.model = scripted(b"!", len("once") + 1)
+    assert main.run(["run", "m", "once", "--temp", "0"]) == 0
+    assert capsys.readouterr().out == "!\n"
+
+
+def test_stdin_is_a_prompt(fake, stdin, capsys):
+    stdin("wörld\n".encode())
+    fake.model = scripted(b"ok", len("user:wörld\n".encode()) + 2)
+    assert main.run(["run", "m", "--temp", "0"]) == 0
+    assert capsys.readouterr().out == "ok\n"
+
+
+@pytest.mark.parametrize("argv", [["run", "m"], ["run", "m", "-"]])
+def test_stdin_that_is_not_utf8_is_refused_before_the_load(fake, stdin, capsys, argv):
+    stdin(b"abc\xff\n")
+    assert main.run(argv) == 1
+    assert "not UTF-8: byte 0xff at offset 3" in capsys.readouterr().err
+    assert not fake
+
+
+def test_an_argument_that_is_not_utf8(fake, capsys):
+    assert main.run(["run", "m", "a\udcff"]) == 1
+    assert "not UTF-8" in capsys.readouterr().err
+
+
+def test_an_empty_prompt(fake, stdin, capsys):
+    stdin(b"")
+    assert main.run(["run", "m"]) == 1
+    assert "prompt is empty" in capsys.readouterr().err
+
+
+def test_a_prompt_longer_than_the_context(fake, capsys):
+    assert main.run(["run", "m", "word " * 30, "-c", "50"]) == 1
+    captured = capsys.readouterr()
+    assert "holds 50" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("flags", [["--temp", "-1"], ["--top-p", "2"], ["--seed", "-5"]])
+def test_sampling_out_of_range_is_refused_before_the_load(fake, capsys, flags):
+    assert main.run(["run", "m", "hi", *flags]) == 1
+    assert "must be" in capsys.readouterr().err
+    assert not fake
+
+
+def test_verbose_adds_figures_on_stderr(fake, capsys):
+    assert main.run(["run", "m", "hi", "-n", "2", "-v"]) == 0
+    captured = capsys.readouterr()
+    assert "tok/s" in captured.err
+    assert "tok/s" not in captured.out
+
+
+def say(history):
+    """A model that says how many turns it sees; its answer begins after the last mark."""
+    tokens = history.tolist()
+    start = len(tokens) - tokens[::-1].index(MARK)
+    return scripted(b"turn %d" % (tokens.count(MARK) // 2), start)(history)
+
+
+def test_a_chat_remembers_and_obeys(fake, stdin, capsys):
+    fake.model = say
+    lines = ["hello", "again", "/help", "/what", "/clear", "fresh", "/system be kind", "x"]
+    lines += ['"""two', 'lines"""', "/bye", "never read"]
+    stdin("\n".join(lines).encode(), terminal=True)
+    assert main.run(["run", "m", "--temp", "0"]) == 0
+    captured = capsys.readouterr()
+    answers = [line for line in captured.out.splitlines() if line]
+    # user, assistant, user: the second turn holds three messages and the opening of a fourth.
+    assert answers == ["turn 1", "turn 2", "turn 1", "turn 1", "turn 2"]
+    assert "/clear" in captured.err
+    assert "no command /what" in captured.err
+
+
+def test_a_chat_survives_an_overflow(fake, stdin, capsys):
+    fake.model = say
+    stdin(b"hello\n" + b"x" * 200 + b"\nhi\n", terminal=True)
+    assert main.run(["run", "m", "--temp", "0", "-c", "100"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.split("\n")[:2] == ["turn 1", "turn 2"]
+    assert "holds 100" in captured.err
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(fake, stdin, capsys):
+    calls = []
+
+    def model(history):
+        calls.append(len(history))
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return scripted(b"a" * 300, 1)(history)
+
+    fake.model = model
+    stdin(b"go\n/bye\n", terminal=True)
+    before = signal.getsignal(signal.SIGINT)
+    assert main.run(["run", "m", "--temp", "0"]) == 0
+    assert capsys.readouterr().out == "aaa\n"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_ends_a_single_answer_with_130(fake, capsys):
+    def model(history):
+        raise KeyboardInterrupt
+
+    fake.model = model
+    assert main.run(["run", "m", "hi"]) == 130
+
+
+def test_a_special_token_in_the_prompt_stays_text(fake, capsys):
+    assert main.run(["run", "m", "<mark>", "-n", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt_tokens"] == chat_length("<mark>")
