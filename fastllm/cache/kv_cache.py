@@ -13,15 +13,18 @@ def padded_head_dim(head_dim: int) -> int:
     return -(-head_dim // 16) * 16
 
 
-def page_bytes(head_dim: int) -> int:
-    """Bytes of keys and values (half precision) of one page."""
-    return 2 * BLOCK_SIZE * padded_head_dim(head_dim) * 2
+VALUE_BYTES = {"f16": 2, "f32": 4}
 
 
-def block_bytes(decoder: Decoder) -> int:
+def page_bytes(head_dim: int, kv_type: str) -> int:
+    """Bytes of keys and values of one page."""
+    return 2 * BLOCK_SIZE * padded_head_dim(head_dim) * VALUE_BYTES[kv_type]
+
+
+def block_bytes(decoder: Decoder, kv_type: str = "f16") -> int:
     """Bytes of one block in all layers."""
     return sum(
-        layer.attention.num_kv_heads * page_bytes(layer.attention.head_dim)
+        layer.attention.num_kv_heads * page_bytes(layer.attention.head_dim, kv_type)
         for layer in decoder.layers
     )
 
@@ -38,14 +41,15 @@ class KVCache:
         Bytes from one block of a layer to the next.
     """
 
-    def __init__(self, decoder: Decoder, num_blocks: int) -> None:
+    def __init__(self, decoder: Decoder, num_blocks: int, kv_type: str = "f16") -> None:
         self.num_blocks = num_blocks
-        self.nbytes = block_bytes(decoder) * num_blocks
+        self.nbytes = block_bytes(decoder, kv_type) * num_blocks
+        self.kv_type = kv_type
         self._arena = Arena(self.nbytes)
         self.layer_addresses, self.layer_strides = [], []
         for layer in decoder.layers:
             attention = layer.attention
-            stride = attention.num_kv_heads * page_bytes(attention.head_dim)
+            stride = attention.num_kv_heads * page_bytes(attention.head_dim, kv_type)
             self.layer_strides.append(stride)
             self.layer_addresses.append(self._arena.alloc(stride * num_blocks, 64))
 

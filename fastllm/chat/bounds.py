@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from jinja2.exceptions import SecurityError
+from jinja2.utils import Namespace
 
 MAX_CHARS = 16 << 20  # of one text, and of the prompt; a context of 4 million tokens
 MAX_ITEMS = 1 << 18  # of one nested list or dict
@@ -30,7 +31,7 @@ class Budget:
 
     def __init__(self, source_chars: int) -> None:
         self.left = BUDGET
-        self.macro_units = 1 + source_chars // (4 * CHARS_PER_UNIT)
+        self.macro_units = 4 + source_chars // (4 * CHARS_PER_UNIT)
 
     def charge(self, units: int) -> None:
         """Take `units`; `SecurityError` when none are left."""
@@ -57,12 +58,20 @@ def measured(value: Any) -> Any:
         elif isinstance(one, dict):
             items += len(one)
             stack.extend(one.values() if len(one) <= MAX_ITEMS else [])
+        elif isinstance(one, Namespace):
+            stack.extend(object.__getattribute__(one, "_Namespace__attrs").values())
         if items > MAX_ITEMS or chars > MAX_CHARS:
             raise SecurityError(
                 f"it makes a value of more than {MAX_CHARS} characters or {MAX_ITEMS} items"
             )
     current_budget.get().charge(1 + items // 8 + chars // CHARS_PER_UNIT)
     return value
+
+
+def charge_reading(value: Any) -> None:
+    """Charge for a filter that looks at all of `value`."""
+    units = len(value) if isinstance(value, Sized) else 0
+    current_budget.get().charge(1 + (units // 16 if isinstance(value, str) else units))
 
 
 def require(size: int) -> None:

@@ -37,6 +37,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from fastllm.chat.bounds import (
     CHARS_PER_UNIT,
     LONG_NUMBER,
+    charge_reading,
     check_bits,
     check_format,
     check_join,
@@ -107,9 +108,11 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function of the template, counted and measured."""
         budget = current_budget.get()
-        owner = getattr(function, "__self__", None)
+        # jinja2 hands str.format out in a wrapper of its own.
+        owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
         budget.charge(budget.macro_units if isinstance(function, Macro) else 1)
         if isinstance(owner, (str, bytes)):
+            budget.charge(len(owner) // CHARS_PER_UNIT)
             check_method(owner, function.__name__, args, kwargs)
         return measured(super().call(context, function, *args, **kwargs))
 
@@ -145,7 +148,7 @@ def _counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def counted(*args: Any, **kwargs: Any) -> Any:
         given = args[skipped:]
         value, rest = given[0] if given else None, (*given[1:], *kwargs.values())
-        current_budget.get().charge(1 + (len(value) // 16 if isinstance(value, Sized) else 0))
+        charge_reading(value)
         if name not in ("default", "d"):
             check_numbers(rest)
         if name == "replace" and len(rest) >= 2:
@@ -207,14 +210,15 @@ def _strftime_now(pattern: str) -> str:
     return datetime.now().strftime(pattern)  # local time, as transformers gives it
 
 
-def _instrument(template: nodes.Template) -> nodes.Template:
-    """Put the counting filters around loops, literals and ``~`` of a parsed template."""
-    _wrap_children(template)
-    return template
+def _instrument(node: nodes.Template) -> nodes.Template:
+    """Put the counting filters into a parsed template, around whatever costs by its size."""
+    _wrap_children(node)
+    return node
 
 
 def _filter(name: str, node: nodes.Node, *args: nodes.Expr) -> nodes.Filter:
-    return nodes.Filter(cast(nodes.Expr, node), name, list(args), [], None, None, lineno=node.lineno)
+    inner = cast(nodes.Expr, node)
+    return nodes.Filter(inner, name, list(args), [], None, None, lineno=node.lineno)
 
 
 def _wrap_children(node: nodes.Node) -> None:
@@ -227,6 +231,14 @@ def _wrap_children(node: nodes.Node) -> None:
         text = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
         units = 1 + text // CHARS_PER_UNIT
         node.iter = _filter("_loop", node.iter, nodes.Const(units, lineno=node.lineno))
+    elif isinstance(node, nodes.Compare):
+        node.expr = _operand(node.expr)
+        for operand in node.ops:
+            operand.expr = _operand(operand.expr)
+
+
+def _operand(node: nodes.Expr) -> nodes.Expr:
+    return node if isinstance(node, nodes.Const) else _filter("_measured", node)
 
 
 def _wrapped(node: nodes.Node) -> nodes.Node:
@@ -235,6 +247,7 @@ def _wrapped(node: nodes.Node) -> nodes.Node:
         return _filter("_concat", nodes.List(node.nodes, lineno=node.lineno))
     if isinstance(node, nodes.Tuple) and node.ctx != "load":
         return node  # the names that an assignment or a loop fills
-    if isinstance(node, (nodes.List, nodes.Tuple, nodes.Dict)):
+    is_slice = isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)
+    if is_slice or isinstance(node, (nodes.List, nodes.Tuple, nodes.Dict)):
         return _filter("_measured", node)
     return node

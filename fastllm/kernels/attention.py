@@ -1,6 +1,6 @@
 """Attention over the paged KV cache, the same arithmetic for one query and for a prompt.
 
-A page holds 64 positions of one kv head, half precision::
+A page holds 64 positions of one kv head, in half precision (or float32, for exact comparisons)::
 
     K [4][D][16]   position = lane, so scores need no sum across lanes; one broadcast of q per d
     V [64][D]
@@ -179,13 +179,13 @@ def attention(road: Road) -> Attention:
     load, store, mul, fma, splat = m.load, m.store, m.mul, m.fma, m.splat
     load_f32, store_f32, load_i32 = m.load_f32, m.store_f32, m.load_i32
     load_half, zero, exp2_scalar = m.load_half, m.zero, f.exp2_scalar
-    wide = road.name == "avx512"
-    together = 4 if wide else 1
+    registers = road.name == "avx512"
+    together = 4 if registers else 1
     scores = [
         [kernel(road, 5, _scores(r, together, half)) for r in range(1, ROWS + 1)]
         for half in (True, False)
     ]
-    per_pass = 4 if wide else 1
+    per_pass = 4 if registers else 1
     values = [
         [kernel(road, 8, _values(r, n, half)) for r in range(1, ROWS + 1)]
         for half in (True, False)
@@ -294,6 +294,7 @@ def attention(road: Road) -> Attention:
         dim: int,
         pages: int,
         page_stride: int,
+        wide: int,
         table: int,
         first_page: int,
         last_page: int,
@@ -305,8 +306,8 @@ def attention(road: Road) -> Attention:
 
         Row r is head r % group of the token at `position` + r // group; it sees positions up to its
         own, and at most `window` of them if window > 0. `pages` is the address of this layer and
-        head in block 0, blocks are `page_stride` bytes apart, `table` int32 block ids. `scratch`:
-        1 KiB of scores, then a widened page.
+        head in block 0, blocks are `page_stride` bytes apart, `table` int32 block ids. `wide`: 1 for
+        float32 pages. `scratch`: 1 KiB of scores, then a widened page.
         """
         clear(rows, dim, o, state)
         wide_page = scratch + 1024
@@ -319,7 +320,9 @@ def attention(road: Road) -> Attention:
                 continue
             page = pages + load_i32(table + 4 * j) * page_stride
             half = 1
-            if rows > 2 * ROWS:
+            if wide != 0:
+                half = 0
+            elif rows > 2 * ROWS:
                 widen(page, dim, wide_page)
                 page = wide_page
                 half = 0

@@ -71,6 +71,7 @@ def entry(road: Road) -> Callable[..., Any]:
     load_i64, load_i32, store_i64 = m.load_i64, m.load_i32, m.store_i64
     load, store, add16, mul, splat = m.load, m.store, m.add, m.mul, m.splat
     store_half, store_half_strided = m.store_half, m.store_half_strided
+    store_strided = m.store_strided
     float_of_bits = m.float_of_bits
     silu, gelu, gelu_tanh, relu, tanh = f.silu, f.gelu, f.gelu_tanh, f.relu, f.tanh
     barrier, publish, wait_change = s.barrier, s.publish, s.wait_change
@@ -140,7 +141,8 @@ def entry(road: Road) -> Callable[..., Any]:
         group = heads // kv_heads
         tokens = word(c, Context.NUM_TOKENS)
         positions, seqs = word(c, Context.POSITIONS), word(c, Context.SEQ_OF_TOKEN)
-        head_bytes = 2 * PAGE * dim * 2
+        size = 4 if word(c, Context.WIDE_CACHE) != 0 else 2  # bytes of a stored value
+        head_bytes = 2 * PAGE * dim * size
         # work items: (token, kv head), so that one token's heads are shared between threads too
         for item in range(tokens * kv_heads * tid // threads,
                           tokens * kv_heads * (tid + 1) // threads):  # fmt: skip
@@ -163,14 +165,21 @@ def entry(road: Road) -> Callable[..., Any]:
                 normalize(0, x, k_norm, 0, head_dim, eps, scratch + 4 * dim)
                 x = scratch + 4 * dim
             rotate(style, x, head_dim, rotary_dim, angles, one, scratch)
-            lane = page + slot // 16 * dim * 32 + slot % 16 * 2
+            lane = page + (slot // 16 * dim * 16 + slot % 16) * size
             for i in range(dim // 16):
-                store_half_strided(lane + 512 * i, 32, load(scratch + 64 * i))
+                key = load(scratch + 64 * i)
+                if size == 2:
+                    store_half_strided(lane + 512 * i, 32, key)
+                else:
+                    store_strided(lane + 1024 * i, 64, key)
             x = v + t * v_stride + 4 * head_dim * h
             rotate(0, x, head_dim, 0, angles, one, scratch)
-            values = page + PAGE * dim * 2 + slot * dim * 2
+            values = page + (PAGE + slot) * dim * size
             for i in range(dim // 16):
-                store_half(values + 32 * i, load(scratch + 64 * i))
+                if size == 2:
+                    store_half(values + 32 * i, load(scratch + 64 * i))
+                else:
+                    store(values + 64 * i, load(scratch + 64 * i))
 
     @compiled
     def partial(c: int, token: int, head: int, heads: int, chunk: int, dim: int) -> int:
@@ -186,7 +195,8 @@ def entry(road: Road) -> Callable[..., Any]:
         out, out_stride = word(op, Op.I), word(op, Op.J)
         dim = (head_dim + 15) // 16 * 16
         group = heads // kv_heads
-        head_bytes = 2 * PAGE * dim * 2
+        wide = word(c, Context.WIDE_CACHE)
+        head_bytes = 2 * PAGE * dim * (4 if wide != 0 else 2)
         tokens = word(c, Context.NUM_TOKENS)
         starts, positions = word(c, Context.SEQ_STARTS), word(c, Context.POSITIONS)
         split = tokens <= word(c, Context.SPLIT_TOKENS)
@@ -216,7 +226,7 @@ def entry(road: Road) -> Callable[..., Any]:
                             if item % threads == tid:
                                 attend_chunk(
                                     q, group, group, position, window, cap, dim, head_pages,
-                                    page_stride, table, j * CHUNK_PAGES,
+                                    page_stride, wide, table, j * CHUNK_PAGES,
                                     min(last_page, (j + 1) * CHUNK_PAGES), o, state, scratch,
                                 )  # fmt: skip
                                 for g in range(group):
@@ -235,12 +245,12 @@ def entry(road: Road) -> Callable[..., Any]:
                             if j == 0:
                                 attend_chunk(
                                     q, rows, group, position, window, cap, dim, head_pages,
-                                    page_stride, table, first, last, total, total_state, scratch,
+                                    page_stride, wide, table, first, last, total, total_state, scratch,
                                 )  # fmt: skip
                             else:
                                 attend_chunk(
                                     q, rows, group, position, window, cap, dim, head_pages,
-                                    page_stride, table, first, last, o, state, scratch,
+                                    page_stride, wide, table, first, last, o, state, scratch,
                                 )  # fmt: skip
                                 merge(rows, dim, o, state, total, total_state)
                         for r in range(rows):

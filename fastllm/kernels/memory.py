@@ -57,6 +57,7 @@ class Memory(NamedTuple):
     load_half: Any
     store_half: Any
     store_half_strided: Any
+    store_strided: Any
     fill_zero: Any
 
 
@@ -77,6 +78,11 @@ def memory(road: Road) -> Memory:
         for lane in range(16):
             one = e.b.extract_element(half, ir.Constant(i32, lane))
             e.store(one, e.add(a, e.mul(stride, lane)), 0, 2)
+
+    def store_strided(e: Emitter, a: Value, stride: Value, v: Value) -> None:
+        for lane in range(16):
+            one = e.b.extract_element(v, ir.Constant(i32, lane))
+            e.store(one, e.add(a, e.mul(stride, lane)))
 
     v16i16 = ir.VectorType(i16, 16)
     return Memory(
@@ -101,5 +107,6 @@ def memory(road: Road) -> Memory:
         load_half=make(V, I)(lambda e, a: e.half_to_float(e.load(a, v16i16, 0, 2))),
         store_half=make(N, I, V)(lambda e, a, v: e.store(e.float_to_half(v), a, 0, 2)),
         store_half_strided=make(N, I, I, V)(store_half_strided),
+        store_strided=make(N, I, I, V)(store_strided),
         fill_zero=make(N, I)(lambda e, a: e.store(e.splat(0, ir.VectorType(i8, 64)), a, 0, 4)),
     )

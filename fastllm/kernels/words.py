@@ -36,6 +36,7 @@ class Context(IntEnum):
     MATMUL_SCRATCH = 21  # offsets in a thread's scratch
     HEAD_SCRATCH = 22
     ATTEND_SCRATCH = 23
+    WIDE_CACHE = 24  # 1: keys and values are float32, 0: half precision
     WORDS = 32
 
 

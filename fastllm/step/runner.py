@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fastllm.cache.kv_cache import BLOCK_SIZE, KVCache, block_bytes, padded_head_dim
+from fastllm.cache.kv_cache import (
+    BLOCK_SIZE,
+    VALUE_BYTES,
+    KVCache,
+    block_bytes,
+    padded_head_dim,
+)
 from fastllm.errors import BudgetError, RequestError
 from fastllm.kernels import objects
 from fastllm.kernels.interpreter_codes import CHUNK_PAGES, PAGE, scratch_layout
@@ -54,6 +60,9 @@ class Runner:
         Convert float matrices to this format while loading.
     num_blocks : int, optional
         KV blocks of 64 tokens; default: enough for one sequence of n_ctx.
+    kv_type : str, optional
+        "f16" or "f32"; default: f32 for a model whose matrices are all f32 (it was loaded to be
+        compared), else f16.
     progress : callable, optional
         Called with (what, share done).
 
@@ -78,6 +87,7 @@ class Runner:
         max_batch_tokens: int = 512,
         quant: str | None = None,
         num_blocks: int | None = None,
+        kv_type: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         started = time.perf_counter()
@@ -100,8 +110,9 @@ class Runner:
             model, objects.callable_at(built["pack"], 9), quant, progress
         )
         self.model_bytes = self._weights.nbytes
+        self.kv_type = _checked_kv_type(kv_type, formats)
         self._check_budget(model)
-        self._cache = KVCache(decoder, self.num_blocks)
+        self._cache = KVCache(decoder, self.num_blocks, self.kv_type)
         self._embed = RowReader(model.matrix(decoder.embed))
         self._positions = RowReader(model.matrix(decoder.positions)) if decoder.positions else None
         self._ropes = {
@@ -125,7 +136,7 @@ class Runner:
 
     # ------------------------------------------------------------------ setting up
     def _check_budget(self, model: BoundModel) -> None:
-        needed = block_bytes(model.decoder) * self.num_blocks
+        needed = block_bytes(model.decoder, self.kv_type) * self.num_blocks
         free = available_bytes()
         if needed > free:
             raise BudgetError(
@@ -173,6 +184,7 @@ class Runner:
         context[Context.SPLIT_TOKENS] = split
         context[Context.PARTIALS] = raw("partials", 0)
         context[Context.MAX_CHUNKS] = chunks
+        context[Context.WIDE_CACHE] = self.kv_type == "f32"
         self._context = context
 
     # ------------------------------------------------------------------ stepping
@@ -310,6 +322,14 @@ def _checked_context(model: BoundModel, n_ctx: int | None) -> int:
     if n_ctx < 1 or n_ctx > own:
         raise RequestError(f"a context of {n_ctx} tokens; the model allows 1 to {own}")
     return n_ctx
+
+
+def _checked_kv_type(kv_type: str | None, formats: list[str]) -> str:
+    if kv_type is None:
+        return "f32" if formats == ["f32"] else "f16"
+    if kv_type not in VALUE_BYTES:
+        raise RequestError(f"kv_type={kv_type!r}; choose {' or '.join(VALUE_BYTES)}")
+    return kv_type
 
 
 def _formats(model: BoundModel, quant: str | None) -> list[str]:
