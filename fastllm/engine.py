@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastllm.cache.block_pool import BlockPool
+from fastllm.cache.session import Session
 from fastllm.config import ModelConfig
 from fastllm.errors import ContextLengthError, FastLLMError, KernelError, RequestError
 from fastllm.request import Chunk
-from fastllm.sequence import Sequence
+from fastllm.sequence import Sequence, batch_of
 from fastllm.step.batch import Batch
 
 # Logits of one step, at most: 64 MiB are 340 rows of a vocabulary of 49,152, enough for a prompt
@@ -72,9 +73,7 @@ class Engine:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self._max_rows = max(1, MAX_LOGITS_BYTES // (4 * runner.vocab_size))
-        # What the last finished sequence left: its tokens and their blocks (see `_take_kept`).
-        self._kept_token_ids: list[int] = []
-        self._kept_blocks: list[int] = []
+        self._session = Session(self.pool, runner.block_size)
         self._turn = threading.Condition()
         self._driving = False
         self._closed = False
@@ -124,7 +123,7 @@ class Engine:
 
     def forget(self) -> None:
         """Drop the KV cache kept from the last answer, so that the next prompt starts cold."""
-        self._exclusively(self._drop_kept)
+        self._exclusively(self._session.drop)
 
     def close(self) -> None:
         """Finish the step that runs, then close the runner. Idempotent."""
@@ -186,10 +185,12 @@ class Engine:
         scheduled = self._schedule()
         if not scheduled:
             return
-        batch, rows = self._batch(scheduled)
+        batch, rows = batch_of(scheduled)
+        begun = time.perf_counter()
         logits = self.runner.forward(batch)
         now = time.perf_counter()
         for (seq, count), (first, last) in zip(scheduled, rows, strict=True):
+            seq.started(begun)
             try:
                 seq.advance(count, logits[first:last], self.max_model_len, now)
             except FastLLMError as error:
@@ -225,17 +226,18 @@ class Engine:
                     self.waiting.remove(seq)
                 seq.finish("cancelled", time.perf_counter())
                 self._release(seq)
+            promised = sum(self._blocks_for(s, len(s.token_ids)) for s in self.running)
             while self.waiting and len(self.running) < MAX_NUM_SEQS:
                 seq = self.waiting[0]
+                promised += self._blocks_for(seq, len(seq.token_ids))
+                if self.running and promised > self.pool.num_free + self._session.num_blocks:
+                    break  # Whoever runs will finish and leave room.
+                self.running.append(self.waiting.popleft())
+                # Only now: who waits holds no blocks, or those who run could lack them forever.
                 if seq.on_rows is None:
-                    self._take_kept(seq)
-                free = self.pool.num_free + len(self._kept_blocks)
-                if self._blocks_for(seq, len(seq.token_ids)) > free:
-                    if self.running:
-                        break  # Whoever runs will finish and leave room.
-                    self._drop_kept()
-                self.waiting.popleft()
-                self.running.append(seq)
+                    seq.block_table, common = self._session.take(seq.token_ids)
+                    seq.num_computed_tokens = seq.num_cached_tokens = common
+                    promised -= len(seq.block_table)
 
     def _blocks_for(self, seq: Sequence, num_tokens: int) -> int:
         return -(-num_tokens // self.runner.block_size) - len(seq.block_table)
@@ -244,7 +246,7 @@ class Engine:
         """Give `seq` the blocks for `count` more tokens; False if it had to yield its own."""
         needed = self._blocks_for(seq, seq.num_computed_tokens + count)
         if needed > self.pool.num_free:
-            self._drop_kept()
+            self._session.drop()
         while needed > self.pool.num_free:
             # The youngest gives way and computes its tokens again later: the bits are the same.
             busy = [s for s, _ in scheduled]
@@ -265,36 +267,12 @@ class Engine:
         with self._turn:
             self.waiting.appendleft(seq)
 
-    def _take_kept(self, seq: Sequence) -> None:
-        """Let a new sequence take over the blocks of the last one up to where they differ.
-
-        A chat's next prompt extends the last prompt and its answer, so only the new turn is
-        computed. At least one token is left to compute: its logits are needed.
-        """
-        limit = min(len(self._kept_token_ids), len(seq.token_ids) - 1)
-        common = 0
-        while common < limit and self._kept_token_ids[common] == seq.token_ids[common]:
-            common += 1
-        if common == 0 or seq.block_table:
-            return
-        used = -(-common // self.runner.block_size)
-        seq.block_table, spare = self._kept_blocks[:used], self._kept_blocks[used:]
-        self.pool.free(spare)
-        self._kept_token_ids, self._kept_blocks = [], []
-        seq.num_computed_tokens = seq.num_cached_tokens = common
-
-    def _drop_kept(self) -> None:
-        self.pool.free(self._kept_blocks)
-        self._kept_token_ids, self._kept_blocks = [], []
-
     def _release(self, seq: Sequence) -> None:
         """Take a finished sequence out; its blocks are kept for the next turn if they are sound."""
         if seq in self.running:
             self.running.remove(seq)
         if seq.error is None and seq.on_rows is None and seq.num_computed_tokens:
-            self._drop_kept()
-            self._kept_token_ids = seq.token_ids[: seq.num_computed_tokens]
-            self._kept_blocks = seq.block_table
+            self._session.keep(seq.token_ids[: seq.num_computed_tokens], seq.block_table)
         else:
             self.pool.free(seq.block_table)
         seq.block_table = []
@@ -308,37 +286,4 @@ class Engine:
             self.running.clear()
             self.waiting.clear()
             self.pool = BlockPool(self.runner.num_blocks)
-            self._kept_token_ids, self._kept_blocks = [], []
-
-    def _batch(
-        self, scheduled: list[tuple[Sequence, int]]
-    ) -> tuple[Batch, list[tuple[int, int]]]:
-        """Return the arrays of a step, and each sequence's range of logit rows."""
-        token_ids: list[int] = []
-        positions: list[int] = []
-        seq_starts = [0]
-        logit_rows: list[int] = []
-        ranges: list[tuple[int, int]] = []
-        width = max(len(seq.block_table) for seq, _ in scheduled)
-        tables = np.zeros((len(scheduled), width), np.int32)
-        for i, (seq, count) in enumerate(scheduled):
-            start, end = seq.num_computed_tokens, seq.num_computed_tokens + count
-            first_row = len(logit_rows)
-            if seq.on_rows is not None:
-                logit_rows += range(len(token_ids), len(token_ids) + count)
-            elif end == len(seq.token_ids):
-                logit_rows.append(len(token_ids) + count - 1)
-            ranges.append((first_row, len(logit_rows)))
-            token_ids += seq.token_ids[start:end]
-            positions += range(start, end)
-            seq_starts.append(len(token_ids))
-            tables[i, : len(seq.block_table)] = seq.block_table
-            seq.started(time.perf_counter())
-        batch = Batch(
-            token_ids=np.array(token_ids, np.int32),
-            positions=np.array(positions, np.int32),
-            seq_starts=np.array(seq_starts, np.int32),
-            block_tables=tables,
-            logit_rows=np.array(logit_rows, np.int32),
-        )
-        return batch, ranges
+            self._session = Session(self.pool, self.runner.block_size)

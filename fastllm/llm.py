@@ -317,9 +317,7 @@ class LLM:
         self._score(ids, keep)
         return out
 
-    def token_logprobs(
-        self, token_ids: ListLike[int] | NDArray[np.integer]
-    ) -> NDArray[np.float64]:
+    def token_logprobs(self, token_ids: ListLike[int] | NDArray[np.integer]) -> NDArray[np.float64]:
         """Return each token's log-probability given those before it, from the second one on.
 
         Returns
@@ -372,9 +370,7 @@ class LLM:
             ids = [self.bos_token_id]  # Nothing said yet: the model begins by itself.
         return ids
 
-    def _answer(
-        self, prompt: Prompt, params: SamplingParams, *, new_text: bool = False
-    ) -> Answer:
+    def _answer(self, prompt: Prompt, params: SamplingParams, *, new_text: bool = False) -> Answer:
         token_ids = self._encode(prompt)
         scorer = None
         if params.prompt_logprobs is not None:

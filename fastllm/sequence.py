@@ -14,6 +14,7 @@ from fastllm.request import Chunk, FinishReason, SamplingParams, Timings, TokenL
 from fastllm.sampling.logprobs import token_logprob
 from fastllm.sampling.sampler import Sampler
 from fastllm.sampling.stop import StopMatcher
+from fastllm.step.batch import Batch
 
 # Takes the position of the first row and float32[n, vocab_size]; must copy what it keeps.
 OnRows = Callable[[int, NDArray[np.float32]], None]
@@ -187,3 +188,40 @@ class Sequence:
             decode_s=now_s - first,
             ttft_s=first - self.submitted_s,
         )
+
+
+def batch_of(scheduled: list[tuple[Sequence, int]]) -> tuple[Batch, list[tuple[int, int]]]:
+    """Return the arrays of a step, and each sequence's range of logit rows.
+
+    Parameters
+    ----------
+    scheduled : list of (Sequence, int)
+        Who computes how many of its tokens; not empty, and their blocks are there.
+    """
+    token_ids: list[int] = []
+    positions: list[int] = []
+    seq_starts = [0]
+    logit_rows: list[int] = []
+    ranges: list[tuple[int, int]] = []
+    width = max(len(seq.block_table) for seq, _ in scheduled)
+    tables = np.zeros((len(scheduled), width), np.int32)
+    for i, (seq, count) in enumerate(scheduled):
+        start, end = seq.num_computed_tokens, seq.num_computed_tokens + count
+        first_row = len(logit_rows)
+        if seq.on_rows is not None:
+            logit_rows += range(len(token_ids), len(token_ids) + count)
+        elif end == len(seq.token_ids):
+            logit_rows.append(len(token_ids) + count - 1)
+        ranges.append((first_row, len(logit_rows)))
+        token_ids += seq.token_ids[start:end]
+        positions += range(start, end)
+        seq_starts.append(len(token_ids))
+        tables[i, : len(seq.block_table)] = seq.block_table
+    batch = Batch(
+        token_ids=np.array(token_ids, np.int32),
+        positions=np.array(positions, np.int32),
+        seq_starts=np.array(seq_starts, np.int32),
+        block_tables=tables,
+        logit_rows=np.array(logit_rows, np.int32),
+    )
+    return batch, ranges

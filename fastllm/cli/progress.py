@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar for a person, nothing for a pipe unless it takes long.
+"""Progress on stderr: a bar for a person, now and then a line for a log.
 
 Most loads take less than half a second and show nothing; rich is imported only for a bar.
 """
@@ -6,6 +6,7 @@ Most loads take less than half a second and show nothing; rich is imported only 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -13,36 +14,47 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-_PATIENCE_S = 0.4
-_LOG_EVERY_S = 10.0
+BAR_AFTER_S = 0.4
+LINE_AFTER_S = 3.0
+LINE_EVERY_S = 10.0
 
 
 class ProgressLine:
-    """Shows ``(label, fraction)`` calls; a context manager, itself the callable."""
+    """Shows ``(label, fraction)`` calls; a context manager, itself the callable.
+
+    A timer decides when to begin, not the next call: compiling says "0 %" and is then silent for
+    seconds. Safe from several threads.
+    """
 
     def __init__(self) -> None:
-        self._started_s = self._logged_s = time.monotonic()
+        self._is_terminal = sys.stderr.isatty()
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._label, self._fraction = "", 0.0
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._label = ""
-        self._is_terminal = sys.stderr.isatty()
+        self._next_line_s = float("inf")
 
     def __call__(self, label: str, fraction: float) -> None:
         """Note that the step called `label` has come to `fraction` (0 to 1)."""
-        now = time.monotonic()
-        if label != self._label:
-            self._label, self._started_s, self._task = label, now, None
-            if self._bar is not None:
-                self._task = self._bar.add_task(label, total=1.0)
-        if self._is_terminal:
-            self._show(label, fraction, now)
-        elif now - max(self._logged_s, self._started_s) >= _LOG_EVERY_S:
-            self._logged_s = now
-            print(f"{label}: {fraction:.0%}", file=sys.stderr, flush=True)
+        with self._lock:
+            self._label, self._fraction = label, min(max(fraction, 0.0), 1.0)
+            if self._timer is None:
+                wait_s = BAR_AFTER_S if self._is_terminal else LINE_AFTER_S
+                self._timer = threading.Timer(wait_s, self._begin)
+                self._timer.daemon = True
+                self._timer.start()
+            elif self._bar is not None and self._task is not None:
+                self._bar.update(self._task, description=label, completed=self._fraction)
+            elif time.monotonic() >= self._next_line_s:
+                self._line()
 
-    def _show(self, label: str, fraction: float, now: float) -> None:
-        if self._bar is None:
-            if now - self._started_s < _PATIENCE_S or fraction >= 1:
+    def _begin(self) -> None:
+        with self._lock:
+            if self._timer is None:  # ended in the meantime
+                return
+            if not self._is_terminal:
+                self._line()
                 return
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn
@@ -55,10 +67,13 @@ class ProgressLine:
                 console=Console(stderr=True),
                 transient=True,
             )
+            self._task = self._bar.add_task(self._label, total=1.0)
+            self._bar.update(self._task, completed=self._fraction)
             self._bar.start()
-        if self._task is None:
-            self._task = self._bar.add_task(label, total=1.0)
-        self._bar.update(self._task, completed=min(max(fraction, 0.0), 1.0))
+
+    def _line(self) -> None:
+        self._next_line_s = time.monotonic() + LINE_EVERY_S
+        print(f"{self._label}: {self._fraction:.0%}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -69,5 +84,10 @@ class ProgressLine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None

@@ -31,9 +31,7 @@ def split(spec: str) -> tuple[str, str]:
     return repo, file
 
 
-def fetch_file(
-    store: Store, name: str, repo: str, file: str, sha256: str | None = None
-) -> Path:
+def fetch_file(store: Store, name: str, repo: str, file: str, sha256: str | None = None) -> Path:
     """Download one file of a repository and keep it under `name`.
 
     Raises

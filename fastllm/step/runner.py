@@ -185,6 +185,8 @@ class Runner:
         context[Context.PARTIALS] = raw("partials", 0)
         context[Context.MAX_CHUNKS] = chunks
         context[Context.WIDE_CACHE] = self.kv_type == "f32"
+        self._ops_address, self._num_ops = self._ops.ctypes.data, len(self._ops)
+        self._stage = _Stage(self.max_batch_tokens, context)
         self._context = context
 
     # ------------------------------------------------------------------ stepping
@@ -213,79 +215,72 @@ class Runner:
             return self._forward(batch)
 
     def _forward(self, batch: Batch) -> NDArray[np.float32]:
-        tokens, rows = len(batch.token_ids), len(batch.logit_rows)
+        rows, c, stage = len(batch.logit_rows), self._context, self._stage
         self._check(batch)
-        decoder, c = self._decoder, self._context
-        embedded = self._embed.read(batch.token_ids)
-        if decoder.embed_scale != 1.0:
-            embedded *= np.float32(decoder.embed_scale)
-        self._embedded[:tokens, : embedded.shape[1]] = embedded
-        last = int(batch.positions.max(initial=0)) + 1
-        if self._positions is not None:
-            where = batch.positions + np.int32(decoder.position_offset)
-            values = self._positions.read(where.astype(np.int32))
-            self._position_rows[:tokens, : values.shape[1]] = values
-        for table in self._ropes.values():
-            if table.filled < last:
-                table.ensure(last)
-        seqs = np.repeat(
-            np.arange(len(batch.seq_starts) - 1, dtype=np.int32), np.diff(batch.seq_starts)
-        )
-        arrays = [
-            np.ascontiguousarray(a, np.int32)
-            for a in (batch.positions, batch.seq_starts, batch.block_tables, seqs, batch.logit_rows)
-        ]
-        positions, starts, tables, seqs, logit_rows = arrays
-        c[Context.NUM_TOKENS] = tokens
-        c[Context.POSITIONS] = positions.ctypes.data
-        c[Context.NUM_SEQS] = len(starts) - 1
-        c[Context.SEQ_STARTS] = starts.ctypes.data
-        c[Context.TABLES] = tables.ctypes.data
+        self._embed_tokens(batch)
+        tables = np.ascontiguousarray(batch.block_tables, np.int32)
+        c[Context.NUM_TOKENS] = stage.put(batch)
+        c[Context.NUM_SEQS] = len(batch.seq_starts) - 1
+        c[Context.TABLES] = tables.__array_interface__["data"][0]
         c[Context.TABLE_STRIDE] = tables.strides[0]
-        c[Context.SEQ_OF_TOKEN] = seqs.ctypes.data
-        first = min(rows, MAX_LOGIT_ROWS)
-        c[Context.OPS] = self._ops.ctypes.data
-        c[Context.NUM_OPS] = len(self._ops) if rows else self._head
-        c[Context.NUM_ROWS] = first
-        c[Context.LOGIT_ROWS] = logit_rows.ctypes.data
+        c[Context.OPS] = self._ops_address
+        c[Context.NUM_OPS] = self._num_ops if rows else self._head
+        c[Context.NUM_ROWS] = min(rows, MAX_LOGIT_ROWS)
+        c[Context.LOGIT_ROWS] = stage.logit_rows_address
         self._workers.run()
         if rows <= MAX_LOGIT_ROWS:
             return self._logits[:rows, : self.vocab_size]
         # more rows than the buffer: the head again for each further group of rows
         out = np.empty((rows, self.vocab_size), np.float32)
-        out[:first] = self._logits[:first, : self.vocab_size]
-        c[Context.OPS] = self._ops.ctypes.data + self._head * 8 * Op.WORDS
-        c[Context.NUM_OPS] = len(self._ops) - self._head
-        for start in range(first, rows, MAX_LOGIT_ROWS):
+        out[:MAX_LOGIT_ROWS] = self._logits[:, : self.vocab_size]
+        c[Context.OPS] = self._ops_address + self._head * 8 * Op.WORDS
+        c[Context.NUM_OPS] = self._num_ops - self._head
+        for start in range(MAX_LOGIT_ROWS, rows, MAX_LOGIT_ROWS):
             count = min(MAX_LOGIT_ROWS, rows - start)
             c[Context.NUM_ROWS] = count
-            c[Context.LOGIT_ROWS] = logit_rows.ctypes.data + 4 * start
+            c[Context.LOGIT_ROWS] = stage.logit_rows_address + 4 * start
             self._workers.run()
             out[start : start + count] = self._logits[:count, : self.vocab_size]
         return out
 
+    def _embed_tokens(self, batch: Batch) -> None:
+        """Put the tokens' embeddings where the step begins, and have the angles they need."""
+        tokens, decoder = len(batch.token_ids), self._decoder
+        embedded = self._embed.read(batch.token_ids)
+        if decoder.embed_scale != 1.0:
+            embedded *= np.float32(decoder.embed_scale)
+        self._embedded[:tokens, : embedded.shape[1]] = embedded
+        if self._positions is not None:
+            values = self._positions.read(batch.positions + np.int32(decoder.position_offset))
+            self._position_rows[:tokens, : values.shape[1]] = values
+        if self._ropes:
+            last = int(batch.positions.max()) + 1
+            for table in self._ropes.values():
+                if table.filled < last:
+                    table.ensure(last)
+
     def _check(self, batch: Batch) -> None:
         """Refuse what would make the kernels read or write outside their memory."""
-        tokens = len(batch.token_ids)
+        tokens, starts = len(batch.token_ids), batch.seq_starts.tolist()
         if self._closed:
             raise RequestError("the model is closed")
         if not 0 < tokens <= self.max_batch_tokens:
             raise RequestError(f"a batch of {tokens} tokens; at most {self.max_batch_tokens}")
-        for name, values, stop in (
-            ("token id", batch.token_ids, self.vocab_size),
-            ("position", batch.positions, self.n_ctx),
-            ("logit row", batch.logit_rows, tokens),
-        ):
-            if len(values) and not (values.min() >= 0 and values.max() < stop):
-                raise RequestError(f"{name} outside 0..{stop - 1}")
-        blocks = batch.positions // BLOCK_SIZE
-        seqs = np.repeat(np.arange(len(batch.seq_starts) - 1), np.diff(batch.seq_starts))
-        if len(seqs) != tokens or blocks.max() >= batch.block_tables.shape[1]:
-            raise RequestError("seq_starts or block_tables do not cover the batch's tokens")
-        for s in range(len(batch.seq_starts) - 1):
-            used = batch.block_tables[s, : int(blocks[seqs == s].max(initial=-1)) + 1]
-            if len(used) and not (used.min() >= 0 and used.max() < self.num_blocks):
-                raise RequestError(f"block id outside 0..{self.num_blocks - 1}")
+        _check_range("token id", batch.token_ids, self.vocab_size)
+        _check_range("position", batch.positions, self.n_ctx)
+        _check_range("logit row", batch.logit_rows, tokens)
+        if starts[0] != 0 or starts[-1] != tokens or len(batch.positions) != tokens:
+            raise RequestError("seq_starts and positions do not cover the batch's tokens")
+        for s, (first, end) in enumerate(zip(starts, starts[1:], strict=False)):
+            if first >= end:
+                raise RequestError(f"sequence {s} of the batch has no tokens")
+            used = int(batch.positions[end - 1]) // BLOCK_SIZE + 1
+            table = batch.block_tables[s, :used]
+            if len(table) != used:
+                raise RequestError(f"the block table of sequence {s} is too short")
+            _check_range("block id", table, self.num_blocks)
+            if end - first > 1 and (np.diff(batch.positions[first:end]) != 1).any():
+                raise RequestError(f"positions of sequence {s} are not consecutive")
 
     def close(self) -> None:
         """Stop the threads and free the memory; the runner is unusable afterwards."""
@@ -300,6 +295,42 @@ class Runner:
             del self._x, self._embedded, self._logits
             for part in (*self._ropes.values(), self._cache, self._buffers, self._weights):
                 part.close()
+
+
+class _Stage:
+    """The arrays of a batch at fixed addresses, so that a step need not look them up."""
+
+    def __init__(self, max_tokens: int, context: NDArray[np.int64]) -> None:
+        self._positions = np.zeros(max_tokens, np.int32)
+        self._starts = np.zeros(max_tokens + 1, np.int32)
+        self._seqs = np.zeros(max_tokens, np.int32)
+        self._logit_rows = np.zeros(max_tokens, np.int32)
+        self.logit_rows_address = self._logit_rows.ctypes.data
+        context[Context.POSITIONS] = self._positions.ctypes.data
+        context[Context.SEQ_STARTS] = self._starts.ctypes.data
+        context[Context.SEQ_OF_TOKEN] = self._seqs.ctypes.data
+
+    def put(self, batch: Batch) -> int:
+        """Copy a batch; the number of its tokens."""
+        tokens, bounds = len(batch.token_ids), len(batch.seq_starts)
+        self._positions[:tokens] = batch.positions
+        self._starts[:bounds] = batch.seq_starts
+        self._logit_rows[: len(batch.logit_rows)] = batch.logit_rows
+        if bounds == 2:
+            self._seqs[:tokens] = 0
+        else:
+            self._seqs[:tokens] = np.repeat(np.arange(bounds - 1), np.diff(batch.seq_starts))
+        return tokens
+
+
+def _check_range(name: str, values: NDArray[np.int32], stop: int) -> None:
+    if len(values) == 1:  # decoding: an int costs less than two reductions
+        value = int(values[0])
+        inside = 0 <= value < stop
+    else:
+        inside = not len(values) or bool(values.min() >= 0 and values.max() < stop)
+    if not inside:
+        raise RequestError(f"{name} outside 0..{stop - 1}")
 
 
 def _float_rows(buffers: Buffers, name: str, stride: int) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ sentencepiece's BPE by scores, "bert" WordPiece. Other models (t5, rwkv, plamo2,
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastllm.errors import FormatError, UnsupportedError
@@ -56,7 +56,8 @@ def load_gguf(metadata: Mapping[str, Any]) -> LoadedVocabulary:
     suffix: tuple[int, ...] = ()
     if model == "llama":
         add_space = bool(metadata.get(_KEY + "add_space_prefix", True))
-        fragment = sentencepiece_model.fragment_encoder(found, _scores(metadata, found), add_space)
+        scores = _numbers(metadata, "scores", len(found.tokens))
+        fragment = sentencepiece_model.fragment_encoder(found, scores, add_space)
     elif model == "bert":
         fragment = _wordpiece(metadata, found)
         sep = _token_id(metadata, "seperator_token_id", 102, found)  # the format's own spelling
@@ -97,16 +98,11 @@ def _read_tokens(metadata: Mapping[str, Any], byte_level: bool) -> Vocabulary:
         twice = next(text for i, text in enumerate(tokens) if ids[text] != i)
         raise FormatError(f"tokenizer.ggml.tokens holds {twice[:80]!r} twice; ids must be unique")
     kinds = bytearray([vocabulary.NORMAL]) * len(tokens)
-    given = metadata.get(_KEY + "token_type")
-    if given is not None:
-        if len(given) < len(tokens):
-            raise FormatError(
-                f"tokenizer.ggml.token_type has {len(given)} entries for {len(tokens)} tokens"
-            )
+    if _KEY + "token_type" in metadata:
         try:
-            kinds = bytearray(given[: len(tokens)])
-        except (TypeError, ValueError) as error:
-            raise FormatError("tokenizer.ggml.token_type holds values outside 0..255") from error
+            kinds = bytearray(_numbers(metadata, "token_type", len(tokens)))
+        except (TypeError, ValueError):
+            raise FormatError("tokenizer.ggml.token_type holds kinds that are none") from None
     if not byte_level and vocabulary.BYTE not in kinds:
         for b in range(256):
             i = ids.get(f"<0x{b:02X}>")
@@ -117,12 +113,32 @@ def _read_tokens(metadata: Mapping[str, Any], byte_level: bool) -> Vocabulary:
 
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     value = metadata.get(_KEY + key)
-    if value is None or len(value) == 0:
+    if not isinstance(value, list) or not value:
         raise FormatError(f"tokenizer.ggml.{key} is missing or empty; the vocabulary needs it")
-    strings = list(value)
-    if set(map(type, strings)) != {str}:
-        raise FormatError(f"tokenizer.ggml.{key} is not an array of UTF-8 strings")
-    return strings
+    if set(map(type, value)) != {str}:
+        raise FormatError(f"tokenizer.ggml.{key} is not an array of strings")
+    try:
+        "".join(value).encode()
+    except UnicodeEncodeError:
+        i = next(i for i, text in enumerate(value) if not text.isprintable() and _is_broken(text))
+        raise FormatError(f"tokenizer.ggml.{key}: string {i} is not UTF-8") from None
+    return value
+
+
+def _is_broken(text: str) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _numbers(metadata: Mapping[str, Any], key: str, count: int) -> list[Any]:
+    """Return the first `count` entries of an array of numbers (a list or a NumPy array)."""
+    value: Any = metadata.get(_KEY + key)
+    value = value.tolist() if hasattr(value, "tolist") else value
+    length = len(value) if isinstance(value, list) else 0
+    if not isinstance(value, list) or length < count:
+        raise FormatError(f"tokenizer.ggml.{key} has {length} entries for {count} tokens")
+    if not set(map(type, value)) <= {int, float}:
+        raise FormatError(f"tokenizer.ggml.{key} is not an array of numbers")
+    return value[:count]
 
 
 def _token_id(
@@ -130,19 +146,7 @@ def _token_id(
 ) -> int | None:
     """Return an id the file names; one outside the vocabulary counts as not named."""
     value = metadata.get(_KEY + key, default)
-    if value is None or not 0 <= int(value) < len(found.tokens):
-        return None
-    return int(value)
-
-
-def _scores(metadata: Mapping[str, Any], found: Vocabulary) -> Sequence[float]:
-    scores = metadata.get(_KEY + "scores")
-    if scores is None or len(scores) < len(found.tokens):
-        raise FormatError(
-            f"tokenizer.ggml.scores has {0 if scores is None else len(scores)} entries for "
-            f"{len(found.tokens)} tokens; a sentencepiece vocabulary merges by them"
-        )
-    return [float(score) for score in scores]
+    return value if isinstance(value, int) and 0 <= value < len(found.tokens) else None
 
 
 def _pre_rule(metadata: Mapping[str, Any], model: str) -> pre.PreRule:
@@ -164,7 +168,7 @@ def _spellable(metadata: Mapping[str, Any], found: Vocabulary) -> set[str]:
         return set()
     lengths = {len(text) + 1 for text in suspects}  # a merge line has a space more
     return suspects.intersection(
-        "".join(_merge(line))
+        line.replace(" ", "", 1)
         for line in metadata.get(_KEY + "merges", ())
         if len(line) in lengths
     )
@@ -179,7 +183,7 @@ def _bpe(
     ids = found.ids.copy()
     for text in found.of_kind(*hidden):
         del ids[text]  # never made by merging user text
-    merges = [_merge(line) for line in _strings(metadata, "merges")]
+    merges = _merges(_strings(metadata, "merges"))
     options: dict[str, Any] = {"ignore_merges": rule.ignore_merges}
     if not rule.byte_level:
         options["byte_fallback"] = True
@@ -199,12 +203,16 @@ def _bpe(
     return _library_fragment(tokenizer)
 
 
-def _merge(line: str) -> tuple[str, str]:
-    # From index 1: a merge may itself start with a space.
-    cut = line.find(" ", 1)
-    if cut < 0:
-        raise FormatError(f"tokenizer.ggml.merges holds {line[:80]!r}, which is not a pair")
-    return line[:cut], line[cut + 1 :]
+def _merges(lines: list[str]) -> list[tuple[str, str]]:
+    """Cut each line at its first space; a line may itself begin with one that is no cut."""
+    pairs: list[Any] = [tuple(line.split(" ", 1)) for line in lines]
+    for i, pair in enumerate(pairs) if {len(pair) for pair in pairs} != {2} else ():
+        if len(pair) != 2:
+            raise FormatError(f"tokenizer.ggml.merges holds {lines[i][:80]!r}, which is no pair")
+    for i in [i for i, (left, _) in enumerate(pairs) if not left]:
+        left, _, right = lines[i][1:].partition(" ")
+        pairs[i] = (" " + left, right)
+    return pairs
 
 
 def _merges_within(

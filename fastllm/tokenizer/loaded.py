@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fastllm.tokenizer.vocabulary import Vocabulary
+from fastllm.errors import FormatError
+from fastllm.tokenizer import vocabulary
+from fastllm.tokenizer.hf_config import TokenizerConfig
+from fastllm.tokenizer.vocabulary import MAX_TOKEN_ID, Vocabulary, mark_end_tokens
 
 
 @dataclass
@@ -37,3 +40,64 @@ class LoadedVocabulary:
     suffix_ids: tuple[int, ...]
     strips_space: bool
     chat_templates: dict[str, str]
+
+
+def id_table(ids: Mapping[str, int], byte_level: bool) -> Vocabulary:
+    """Return the vocabulary of a text-to-id table; ids between that name nothing are UNUSED.
+
+    Raises
+    ------
+    FormatError
+        The table is empty or has an absurd id.
+    """
+    if not ids:
+        raise FormatError("the tokenizer has no tokens")
+    last = max(ids.values())
+    if last > MAX_TOKEN_ID or min(ids.values()) < 0:
+        raise FormatError(f"the tokenizer has a token id of {last}, beyond {MAX_TOKEN_ID}")
+    tokens = [""] * (last + 1)
+    kinds = bytearray([vocabulary.UNUSED]) * (last + 1)
+    for text, i in ids.items():
+        tokens[i] = text
+        is_byte = not byte_level and vocabulary.BYTE_TOKEN.fullmatch(text)
+        kinds[i] = vocabulary.BYTE if is_byte else vocabulary.NORMAL
+    return Vocabulary(tokens, kinds, dict(ids), byte_level)
+
+
+def finish_hf(
+    found: Vocabulary,
+    config: TokenizerConfig,
+    encode: Callable[[str, bool], list[int]],
+    prefix: tuple[int, ...],
+    suffix: tuple[int, ...],
+    strips_space: bool,
+) -> LoadedVocabulary:
+    """Join a vocabulary of a Hugging Face folder with what its configuration says.
+
+    Parameters
+    ----------
+    prefix, suffix : tuple of int
+        What the vocabulary's own file puts around a text; ``add_bos_token`` and ``add_eos_token``
+        of tokenizer_config.json overrule it, as in transformers.
+    """
+    bos = config.special_id("bos_token", found.ids)
+    eos = config.special_id("eos_token", found.ids)
+    if bos is not None and config.adds("bos") is not None:
+        rest = prefix[1:] if prefix[:1] == (bos,) else prefix
+        prefix = (bos, *rest) if config.adds("bos") else rest
+    if eos is not None and config.adds("eos") is not None:
+        rest = suffix[:-1] if suffix[-1:] == (eos,) else suffix
+        suffix = (*rest, eos) if config.adds("eos") else rest
+    control = found.of_kind(vocabulary.CONTROL)
+    ordinary = {text for text in vocabulary.END_TEXTS if text not in control}
+    return LoadedVocabulary(
+        vocabulary=found,
+        encode=encode,
+        bos_token_id=bos,
+        eos_token_id=eos,
+        eos_token_ids=mark_end_tokens(found, [eos, *config.end_ids()], ordinary),
+        prefix_ids=prefix,
+        suffix_ids=suffix,
+        strips_space=strips_space,
+        chat_templates=config.chat_templates,
+    )

@@ -98,6 +98,45 @@ def model_proto(found: Vocabulary, scores: Sequence[float]) -> bytes:
     return b"".join(out)
 
 
+def with_control_pieces(proto: bytes, ids: frozenset[int]) -> bytes:
+    """Return a serialized ``ModelProto`` with these pieces made control ones, never found in text.
+
+    Of a field that comes twice, protobuf takes the last; so it is enough to append one.
+
+    Raises
+    ------
+    FormatError
+        The bytes are not a protobuf message.
+    """
+    out = []
+    at = index = 0
+    try:
+        while at < len(proto):
+            start = at
+            tag, at = _read_varint(proto, at)
+            if tag & 7 != _BYTES:  # no other type stands at the top level of this message
+                raise FormatError(f"sentencepiece model: wire type {tag & 7} at byte {start}")
+            length, at = _read_varint(proto, at)
+            content, at = proto[at : at + length], at + length
+            if tag >> 3 == _MODEL_PIECE:
+                if index in ids:
+                    content += _number(_PIECE_TYPE, CONTROL)
+                index += 1
+            out.append(_message(tag >> 3, content))
+    except IndexError as error:
+        raise FormatError("sentencepiece model: ends inside a field") from error
+    return b"".join(out)
+
+
+def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while raw[at] & 0x80:
+        value |= (raw[at] & 0x7F) << shift
+        shift += 7
+        at += 1
+    return value | raw[at] << shift, at + 1
+
+
 def processor(proto: bytes, where: str) -> Any:
     """Return a ``SentencePieceProcessor`` of a serialized model; `where` names it in errors."""
     with warnings.catch_warnings():

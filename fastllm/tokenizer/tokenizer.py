@@ -180,5 +180,9 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
             )
         return Tokenizer.from_gguf(checkpoint.metadata)
     if checkpoint.kind == "hf":
-        return Tokenizer.from_hf(checkpoint.tokenizer_files)
+        from fastllm.tokenizer.hf_vocab import load_hf
+
+        return Tokenizer(
+            load_hf(checkpoint.tokenizer_files, checkpoint.metadata, checkpoint.generation_config)
+        )
     raise FormatError(f"checkpoint of unknown kind {checkpoint.kind!r}")

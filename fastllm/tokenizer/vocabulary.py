@@ -11,6 +11,9 @@ from fastllm.errors import RequestError
 # Kinds of tokens: GGUF's ``tokenizer.ggml.token_type`` and sentencepiece's ``Type`` share numbers.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
+# Far above any vocabulary there is; a hostile id must not make us allocate gigabytes.
+MAX_TOKEN_ID = 1 << 24
+
 SPACE = "\u2581"  # sentencepiece's spelling of a space
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 

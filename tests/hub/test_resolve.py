@@ -143,8 +143,9 @@ def test_a_hub_repository_is_fetched_whole_or_by_its_best_gguf(store, monkeypatc
     files[:] = ["a-Q8_0.gguf", "a-Q4_K_M.gguf"]
     monkeypatch.setattr(
         "huggingface_hub.hf_hub_download",
-        lambda repo, file, local_dir: (Path(local_dir) / file).write_text("x")
-        and str(Path(local_dir) / file),
+        lambda repo, file, local_dir: (
+            (Path(local_dir) / file).write_text("x") and str(Path(local_dir) / file)
+        ),
     )
     assert resolve.resolve("hf:org/ggufs", store=store).name == "a-Q4_K_M.gguf"
 

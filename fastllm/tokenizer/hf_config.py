@@ -1,0 +1,124 @@
+"""The small JSON files beside a Hugging Face tokenizer: which token is what, and templates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike, fspath
+from typing import Any
+
+from fastllm.errors import FormatError, ReadError
+from fastllm.formats.json_files import read_object
+from fastllm.tokenizer.vocabulary import MAX_TOKEN_ID
+
+Files = Mapping[str, str | PathLike[str]]
+_NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+def read_text(path: str | PathLike[str]) -> str:
+    """Return a UTF-8 file's text; `FormatError` or `ReadError` if that fails."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{fspath(path)}: not UTF-8 at byte {error.start}") from error
+    except OSError as error:
+        raise ReadError(f"{fspath(path)}: cannot be read: {error.strerror}") from error
+
+
+class TokenizerConfig:
+    """What ``tokenizer_config.json`` and its neighbours say.
+
+    Parameters
+    ----------
+    files : mapping of str to path
+        File name to path; each file may be missing.
+    model_config, generation_config : mapping
+        Contents of ``config.json`` and ``generation_config.json``; files of these names win.
+
+    Attributes
+    ----------
+    named_texts : set of str
+        Texts of BOS, EOS, UNK and padding.
+    added : dict of str to int
+        Tokens added to the vocabulary after its training.
+    special_ids : set of int
+        Those of them that are control tokens.
+    chat_templates : dict of str to str
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        model_config: Mapping[str, Any] | None = None,
+        generation_config: Mapping[str, Any] | None = None,
+    ):
+        def read(name: str) -> dict[str, Any]:
+            return read_object(fspath(files[name])) if name in files else {}
+
+        self._tokenizer = read("tokenizer_config.json")
+        self._special_map = read("special_tokens_map.json")
+        self._model = read("config.json") or model_config or {}
+        self._generation = read("generation_config.json") or generation_config or {}
+        self.named_texts = {t for t in map(self._text_of, _NAMED) if t is not None}
+        self.added = {t: i for t, i in read("added_tokens.json").items() if isinstance(i, int)}
+        self.special_ids: set[int] = set()
+        self._read_added_tokens()
+        self.chat_templates = self._templates(files, read("chat_template.json"))
+
+    def _text_of(self, name: str) -> str | None:
+        for source in (self._tokenizer, self._special_map):
+            value = source.get(name)
+            if isinstance(value, dict):
+                value = value.get("content")
+            if isinstance(value, str):
+                return value
+        return None
+
+    def _read_added_tokens(self) -> None:
+        entries = self._tokenizer.get("added_tokens_decoder")
+        for key, entry in entries.items() if isinstance(entries, dict) else ():
+            if not (key.isdecimal() and isinstance(entry, dict)):
+                continue
+            text = entry.get("content")
+            if isinstance(text, str) and text:
+                self.added[text] = int(key)
+                if entry.get("special"):
+                    self.special_ids.add(int(key))
+        for text, i in self.added.items():
+            if not 0 <= i <= MAX_TOKEN_ID:
+                raise FormatError(f"added token {text[:80]!r} has id {i}, not in 0..{MAX_TOKEN_ID}")
+
+    def _templates(self, files: Files, template_file: Mapping[str, Any]) -> dict[str, str]:
+        templates: dict[str, str] = {}
+        given = self._tokenizer.get("chat_template")
+        for entry in given if isinstance(given, list) else [{"name": "default", "template": given}]:
+            if isinstance(entry, dict) and isinstance(entry.get("template"), str):
+                templates[str(entry.get("name"))] = entry["template"]
+        if isinstance(template_file.get("chat_template"), str):
+            templates["default"] = template_file["chat_template"]
+        if "chat_template.jinja" in files:
+            templates["default"] = read_text(files["chat_template.jinja"])
+        return templates
+
+    def special_id(self, name: str, ids: Mapping[str, int]) -> int | None:
+        """Return the id of "bos_token" or "eos_token", by its text or from config.json."""
+        text = self._text_of(name)
+        if text is not None and text in ids:
+            return ids[text]
+        value = self._model.get(f"{name}_id")
+        value = value[0] if isinstance(value, list) and value else value
+        return value if isinstance(value, int) and 0 <= value <= MAX_TOKEN_ID else None
+
+    def adds(self, name: str) -> bool | None:
+        """Return ``add_bos_token`` or ``add_eos_token`` (name "bos", "eos"); None: not said."""
+        value = self._tokenizer.get(f"add_{name}_token")
+        return value if isinstance(value, bool) else None
+
+    def end_ids(self) -> list[int]:
+        """Return the ids that end a generation by generation_config.json, else config.json."""
+        for source in (self._generation, self._model):
+            value = source.get("eos_token_id")
+            if value is not None:
+                values = value if isinstance(value, list) else [value]
+                return [i for i in values if isinstance(i, int) and 0 <= i <= MAX_TOKEN_ID]
+        return []
