@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastllm.errors import ModelNotFoundError
+from fastllm.errors import ModelNotFoundError, RequestError
 from fastllm.hub.resolve import resolve
 
 if TYPE_CHECKING:
     from fastllm.chat.template import ChatTemplate
     from fastllm.engine import Runner
+    from fastllm.formats.checkpoint import Checkpoint
     from fastllm.tokenizer.tokenizer import Tokenizer
 
 Progress = Callable[[str, float], None]
@@ -38,11 +39,10 @@ def load(
 ) -> Parts:
     """Find, open and load a model; see `fastllm.LLM` for the parameters and errors."""
     from fastllm.chat.template import template_of
-    from fastllm.formats.checkpoint import open_checkpoint
     from fastllm.step.runner import Runner
     from fastllm.tokenizer.tokenizer import tokenizer_of
 
-    checkpoint = open_checkpoint(resolve(model, progress=progress))
+    checkpoint = open_model(model, progress)
     # Before the weights: an unknown tokenizer is found in milliseconds, not after the load.
     try:
         tokenizer = tokenizer_of(checkpoint)
@@ -58,6 +58,27 @@ def load(
         progress=progress,
     )
     return Parts(runner, tokenizer, template)
+
+
+def open_model(model: str | os.PathLike[str], progress: Progress | None = None) -> Checkpoint:
+    """Find a model and open its headers.
+
+    Raises
+    ------
+    RequestError
+        It is a vocabulary without weights.
+    FastLLMError
+        As finding and opening do.
+    """
+    from fastllm.formats.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(resolve(model, progress=progress))
+    if not checkpoint.tensors:
+        raise RequestError(
+            f"{checkpoint.path}: holds a vocabulary and no weights; only `fastllm tokenize` and "
+            "LLM.tokenizer_of can use it"
+        )
+    return checkpoint
 
 
 def load_tokenizer(model: str | os.PathLike[str]) -> Tokenizer:

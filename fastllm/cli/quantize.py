@@ -25,12 +25,11 @@ from fastllm.cli.units import size
 @options.verbose
 def command(model: str, out: str, kind: str) -> None:
     """Write MODEL to the GGUF file OUT with its matrices as q8_0, q4_0 or q4_1."""
-    from fastllm.formats.checkpoint import open_checkpoint
     from fastllm.formats.quantize_file import quantize_checkpoint
-    from fastllm.hub.resolve import resolve
+    from fastllm.loading import open_model
 
     with ProgressLine() as progress:
-        source = open_checkpoint(resolve(model, progress=progress))
+        source = open_model(model, progress)
 
         def advance(done: int, total: int) -> None:
             progress(f"writing {out}", done / max(total, 1))

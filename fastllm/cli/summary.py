@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from fastllm.config import ModelConfig
-from fastllm.formats.checkpoint import Checkpoint, open_checkpoint
-from fastllm.hub.resolve import resolve
+from fastllm.formats.checkpoint import Checkpoint
+from fastllm.loading import open_model
 from fastllm.models.bind import BoundModel, MatrixSource, bind
 from fastllm.models.layers import Decoder
 from fastllm.quants import row_bytes
@@ -82,7 +82,7 @@ def summarize(model: str) -> Summary:
     FastLLMError
         As opening and binding do.
     """
-    checkpoint = open_checkpoint(resolve(model))
+    checkpoint = open_model(model)
     return summary_of(checkpoint, bind(checkpoint))
 
 

@@ -1,7 +1,8 @@
 """How a layer is computed on this CPU: Numba kernels, compiled once into object files.
 
-``road`` chooses the instruction set, ``layouts`` and ``activations`` say how operands lie in memory,
-``dot``/``matmul``/``attention``/... generate the code, ``build`` compiles a unit in a subprocess,
-``objects`` keeps the results and loads them. Only ``build`` and what it imports know numba; the engine
-itself imports ``road``, ``layouts``, ``activations``, ``words`` and ``objects``.
+``road`` chooses the instruction set, ``layouts`` and ``activations`` say how operands lie in
+memory, ``dot``, ``matmul``, ``attention`` and others generate the code, ``interpreter`` is the
+step, ``build`` compiles a unit in a subprocess, ``objects`` keeps the results and loads them. Only
+``build`` and what it imports know numba; the engine itself imports ``road``, ``layouts``,
+``activations``, ``moves``, ``words``, ``interpreter_codes`` and ``objects``.
 """

@@ -1,9 +1,9 @@
 """How a row of activations lies in memory for the matrix kernels, and the tiles it lies in.
 
-Tokens are grouped in tiles of the sizes a road allows (8, 4, 2, 1 on avx512): as many of the largest
-as fit, then one of each smaller size as needed. A tile of R tokens is one linear stream, group after
-group of columns; a token takes `token_bytes` whatever tile it is in, so the tile that begins with
-token t begins at ``t * token_bytes``.
+Tokens are grouped in tiles of the sizes a road allows (8, 4, 2, 1 on avx512): as many of the
+largest as fit, then one of each smaller size as needed. A tile of R tokens is one linear stream,
+group after group of columns; a token takes `token_bytes` whatever tile it is in, so the tile that
+begins with token t begins at ``t * token_bytes``.
 
 "q32": int8 codes with a scale per 32 columns, for formats with a scale per 32. One group::
 

@@ -306,8 +306,8 @@ def attention(road: Road) -> Attention:
 
         Row r is head r % group of the token at `position` + r // group; it sees positions up to its
         own, and at most `window` of them if window > 0. `pages` is the address of this layer and
-        head in block 0, blocks are `page_stride` bytes apart, `table` int32 block ids. `wide`: 1 for
-        float32 pages. `scratch`: 1 KiB of scores, then a widened page.
+        head in block 0, blocks are `page_stride` bytes apart, `table` int32 block ids. `wide`: 1
+        for float32 pages. `scratch`: 1 KiB of scores, then a widened page.
         """
         clear(rows, dim, o, state)
         wide_page = scratch + 1024

@@ -1,4 +1,4 @@
-"""Compile one unit of kernels into an object file: ``python -m fastllm.kernels.build UNIT ROAD OUT``.
+"""Compile one unit into an object file: ``python -m fastllm.kernels.build UNIT ROAD OUT``.
 
 Runs in a process of its own, so that the engine never imports numba. The target is the road's, set
 through NUMBA_CPU_NAME and NUMBA_CPU_FEATURES before numba is imported. The object needs no symbol
@@ -44,14 +44,15 @@ def build(unit: str, road: Road) -> tuple[bytes, str]:
     from numba.core import compiler, types
     from numba.core.registry import cpu_target
 
-    flags = compiler.Flags()
+    flags: Any = compiler.Flags()  # type: ignore[no-untyped-call]
     flags.no_cpython_wrapper = True
     flags.no_cfunc_wrapper = True
     flags.error_model = "numpy"
     flags.release_gil = True
     flags.enable_pyobject = False
     function, num_args = _function(unit, road)
-    result = compiler.compile_extra(
+    compile_extra: Any = compiler.compile_extra
+    result = compile_extra(
         cpu_target.typing_context,
         cpu_target.target_context,
         function,

@@ -69,7 +69,12 @@ def dot_generator(name: str, size: int) -> Callable[..., None]:
 
     It writes ``y[token][0:16]``, float32, for `size` tokens.
     """
-    family = {"q32": _Block32, "q256": _Block256, "f32": _Float}[LAYOUTS[name].activations]
+    families: dict[str, type[_Block32] | type[_Block256] | type[_Float]] = {
+        "q32": _Block32,
+        "q256": _Block256,
+        "f32": _Float,
+    }
+    family = families[LAYOUTS[name].activations]
 
     def generate(
         e: Emitter, panel: Value, x: Value, y: Value, ldy: Value, units: Value, scratch: Value
@@ -317,7 +322,7 @@ class _Block256(_Tile):
                     v = b.or_(v, e.shl(b.and_(e.shr(high, s), e.k(0x01010101)), 4))
                 return v
 
-            pairs = [(lambda g=g, code=code: code(g), g) for g in range(8)]  # type: ignore[misc]
+            pairs = [(lambda g=g, code=code: code(g), g) for g in range(8)]
             offset = e.add(e.c(self.codes_at), e.mul(s, 32 * self.size))
             out.append((s, self.dots(pairs, a, offset, [self.zero] * self.size)))
         return out
@@ -337,7 +342,7 @@ class _Block256(_Tile):
             offset = e.add(e.c(self.codes_at), e.mul(sub, 32 * self.size))
             offset = e.add(offset, e.mul(p, 16))
             start = [self.zero] * self.size if shift is None else self.starts(a, s, shift)
-            pairs = [(lambda g=g, q=q: code(q, g), g) for g in range(4)]  # type: ignore[misc]
+            pairs = [(lambda g=g, q=q: code(q, g), g) for g in range(4)]
             out.append((s, self.dots(pairs, a, offset, start)))
         return out
 

@@ -48,7 +48,8 @@ def _call(e: Emitter, *values: Value) -> Value:
     """Call a unit by address, in Numba's native convention; returns its int64 result."""
     b = e.b
     pointer = ir.IntType(8).as_pointer()
-    convention = ir.FunctionType(i32, [i64.as_pointer(), pointer.as_pointer(), *[i64] * MATMUL_ARGS])
+    head = [i64.as_pointer(), pointer.as_pointer()]
+    convention = ir.FunctionType(i32, head + [i64] * MATMUL_ARGS)
     function = b.inttoptr(values[0], convention.as_pointer())
     with b.goto_entry_block():
         result, exception = b.alloca(i64), b.alloca(pointer)
@@ -83,7 +84,7 @@ def entry(road: Road) -> Callable[..., Any]:
     clock = kernel(road, 0, _clock, I)
 
     @compiled
-    def word(address: int, index: int) -> int:
+    def word(address: int, index: int) -> Any:
         return load_i64(address + 8 * index)
 
     @compiled
@@ -182,7 +183,7 @@ def entry(road: Road) -> Callable[..., Any]:
                     store(values + 64 * i, load(scratch + 64 * i))
 
     @compiled
-    def partial(c: int, token: int, head: int, heads: int, chunk: int, dim: int) -> int:
+    def partial(c: int, token: int, head: int, heads: int, chunk: int, dim: int) -> Any:
         """Address of the output of one (token, head, chunk); its state lies behind it."""
         index = (token * heads + head) * word(c, Context.MAX_CHUNKS) + chunk
         return word(c, Context.PARTIALS) + index * (4 * dim + 64)
@@ -245,7 +246,8 @@ def entry(road: Road) -> Callable[..., Any]:
                             if j == 0:
                                 attend_chunk(
                                     q, rows, group, position, window, cap, dim, head_pages,
-                                    page_stride, wide, table, first, last, total, total_state, scratch,
+                                    page_stride, wide, table, first, last,
+                                    total, total_state, scratch,
                                 )  # fmt: skip
                             else:
                                 attend_chunk(
@@ -263,7 +265,7 @@ def entry(road: Road) -> Callable[..., Any]:
                     item += 1
 
     @compiled
-    def run_merge(c: int, op: int, tid: int, threads: int, scratch: int) -> None:
+    def run_merge(c: int, op: int, tid: int, threads: int) -> None:
         heads, head_dim = word(op, Op.D), word(op, Op.F)
         out, out_stride = word(op, Op.I), word(op, Op.J)
         tiles, kind, token_bytes = word(op, Op.K), word(op, Op.L), word(op, Op.M)
@@ -360,7 +362,7 @@ def entry(road: Road) -> Callable[..., Any]:
             elif code == Code.ATTENTION:
                 run_attention(c, op, tid, threads, for_attention)
             elif code == Code.MERGE:
-                run_merge(c, op, tid, threads, scratch)
+                run_merge(c, op, tid, threads)
             elif code == Code.ACTIVATE:
                 run_activate(c, op, tid, threads, scratch)
             else:

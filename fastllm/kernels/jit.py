@@ -19,12 +19,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def compiled(function: F) -> F:
     """Compile a function of int64 and float values; typed here so that mypy sees through."""
-    result: F = njit(nogil=True, error_model="numpy", boundscheck=False, fastmath=False)(function)
+    options: Any = njit(nogil=True, error_model="numpy", boundscheck=False, fastmath=False)
+    result: F = options(function)
     return result
 
 
 def out_of_line(road: Road) -> Any:
-    """Intrinsic that forbids LLVM to inline the function it is called in (code size, build time)."""
+    """Intrinsic that keeps the function it is called in out of line (code size, build time)."""
 
     def generate(e: Emitter) -> None:
         e.b.function.attributes.add("noinline")

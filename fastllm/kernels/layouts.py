@@ -1,9 +1,9 @@
 """How a matrix lies in memory for the kernels: panels of 16 rows, lane r = row r.
 
-A panel is one linear stream: for every *unit* of columns first the 16-bit fields (scales) of the 16
-rows, 32 bytes each, then 64-byte pieces in which dword r belongs to row r, in the order in which the
-kernel wants them. Quantized codes and scales stay the file's own; only their order changes, so a
-packed matrix has the file's size (plus padding of a few formats, see `padding`).
+A panel is one linear stream: for every *unit* of columns first the 16-bit fields (scales) of the
+16 rows, 32 bytes each, then 64-byte pieces in which dword r belongs to row r, in the order in
+which the kernel wants them. Quantized codes and scales stay the file's own; only their order
+changes, so a packed matrix has the file's size (plus padding of a few formats: offset -1).
 
 Because lanes are rows, a block's scales are a vector, sums never cross lanes, and one row's result
 cannot depend on which rows or tokens are computed beside it.

@@ -12,7 +12,7 @@ from fastllm.kernels.emit import Emitter, Value, f32, i8, i16, i32, i64, kernel,
 from fastllm.kernels.road import Road
 
 
-class Vector16(types.Type):  # type: ignore[misc]
+class Vector16(types.Type):
     """Numba type of 16 float32 lanes: an ordinary variable that LLVM keeps in a register."""
 
     def __init__(self) -> None:
@@ -20,13 +20,14 @@ class Vector16(types.Type):  # type: ignore[misc]
 
 
 @register_model(Vector16)
-class _Vector16Model(models.PrimitiveModel):  # type: ignore[misc]
+class _Vector16Model(models.PrimitiveModel):
     def __init__(self, manager: Any, front_end: Any) -> None:
         super().__init__(manager, front_end, v16f32)
 
 
-vector16 = Vector16()
-I, F, V, N = types.int64, types.float32, vector16, types.void
+_make: Any = Vector16  # numba's metaclass hides the constructor's type
+vector16 = _make()
+I, F, V, N = types.int64, types.float32, vector16, types.void  # noqa: E741
 
 
 def _bits_to_float(e: Emitter, bits: Value) -> Value:

@@ -18,8 +18,8 @@ RMS, LAYER = 0, 1
 def norm(road: Road) -> Callable[..., Any]:
     """Compiled function (kind, x, weight, bias, columns, eps, out), addresses of float32 rows.
 
-    ``out`` may be ``x``. Rows and the weight are padded to 16 floats; padding of `out` becomes zero,
-    given that the padding of `weight` and `bias` is zero. `bias` may be 0.
+    ``out`` may be ``x``. Rows and the weight are padded to 16 floats; padding of `out` becomes
+    zero, given that the padding of `weight` and `bias` is zero. `bias` may be 0.
     """
     m, f = memory(road), functions(road)
     load, store, add, sub, mul = m.load, m.store, m.add, m.sub, m.mul

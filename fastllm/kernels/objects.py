@@ -1,10 +1,11 @@
 """The kernel cache: objects built once per machine, loaded by llvmlite alone.
 
 A unit (``step``, ``pack``, ``mm_q4_1``, ...) is one object file in
-``$FASTLLM_HOME/kernels/<key>/<road>-<unit>.o``, key = hash of every kernel source and of the versions of
-Python, numba and llvmlite. A stale file therefore is never found, versions live side by side, and a
-file is written beside and renamed, with a checksum inside, so concurrent first starts and torn
-writes end in a good file or in a new build. Where nothing can be written the object lives in memory.
+``$FASTLLM_HOME/kernels/<key>/<road>-<unit>.o``, key = hash of every kernel source and of the
+versions of Python, numba and llvmlite. A stale file therefore is never found, versions live side by
+side, and a file is written beside and renamed, with a checksum inside, so concurrent first starts
+and torn writes end in a good file or in a new build. Where nothing can be written the object lives
+in memory.
 
 Numba's own cache is not used: its key sees one source file, so a changed intrinsic in another file
 would run stale code.

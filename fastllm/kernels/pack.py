@@ -17,9 +17,10 @@ NUM_ARGS = 9
 def pack(road: Road) -> Callable[..., Any]:
     """Return the Python function that packs panels, ready to be compiled.
 
-    Arguments, int64: moves (address of `kernels.moves.move_table`), source (native rows), row_bytes, num_rows,
-    block_bytes, units, destination, first and last panel. Rows past num_rows and bytes past the end
-    of a row are zero in the panel. Source and destination both point at panel 0 of the chunk.
+    Arguments, int64: moves (address of `kernels.moves.move_table`), source (native rows),
+    row_bytes, num_rows, block_bytes, units, destination, first and last panel. Rows past num_rows
+    and bytes past the end of a row are zero in the panel. Source and destination both point at
+    panel 0 of the chunk.
     """
     m = memory(road)
     load_i64, store_i32 = m.load_i64, m.store_i32

@@ -1,7 +1,7 @@
 """float32 rows to the activations that the matrix kernels read (``kernels.activations``).
 
-A row is quantized by itself, group by group, so the result does not depend on the tile it is put in.
-A NaN or infinity in a group makes the group's scale NaN or infinite, so that it is seen in the
+A row is quantized by itself, group by group, so the result does not depend on the tile it is put
+in. A NaN or infinity in a group makes the group's scale NaN or infinite, so that it is seen in the
 logits instead of being rounded away: |x| is compared as an integer, in which NaN is the largest.
 """
 
@@ -134,7 +134,7 @@ def _zero_group32(e: Emitter, out: Value, size: Value, token: Value) -> None:
 
 
 def quantizer(road: Road) -> Callable[..., Any]:
-    """Compiled function (kind, row, first column, columns, last, x, token_bytes, num_tokens, token).
+    """Compiled function (kind, row, first, columns, last, x, token_bytes, num_tokens, token).
 
     Writes columns [first, first + columns) of one token's row into its place among the tiles at x.
     `row` is the address of column `first`, a multiple of 256. `last`: 1 if the row ends here, then

@@ -41,6 +41,7 @@ _X86 = platform.machine().lower() in ("x86_64", "amd64")
 _AVX2 = frozenset({"avx2", "fma", "f16c", "bmi2"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512vnni"}
 
+ROADS: tuple[Road, ...]
 if _X86:
     ROADS = (
         Road("avx512", "x86-64-v4", "+avx512vnni", _AVX512, (8, 4, 2, 1)),

@@ -72,7 +72,8 @@ class Code(IntEnum):
     """What an op does. Letters: the words of `Op`.
 
     NORM: A kind, B source, C source stride, D columns, E weight, F bias, G eps, H float output (0:
-    none), I its stride, J 1: add to it, K tiles (0: none), L tile kind, M token bytes, N 1: source rows are those of LOGIT_ROWS, 2: source has one row a logit row.
+    none), I its stride, J 1: add to it, K tiles (0: none), L tile kind, M token bytes, N 1: source
+    rows are those of LOGIT_ROWS, 2: source has one row a logit row.
     MATMUL: A function, B panels, C panel bytes, D units, E num panels, F tiles, G token bytes, H
     output, I its stride, J bias, K 1: add, L 1: logit rows.
     ROPE: A q, B k, C v, D q stride, E k stride, F v stride, G queries out, H pages of the layer, I

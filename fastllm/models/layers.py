@@ -1,8 +1,8 @@
 """The shared layers a family is made of: what is computed, never how.
 
 A family file turns a config into one `Decoder`. Two things run it: ``step.program`` (the kernels)
-and ``tests/naive/forward.py`` (plain NumPy, the oracle). Weights are named by *role*, a dotted string
-such as ``layers.3.self_attn.q_proj``; ``models.bind`` knows where a role lies in the file.
+and ``tests/naive/forward.py`` (plain NumPy, the oracle). Weights are named by *role*, a dotted
+string such as ``layers.3.self_attn.q_proj``; ``models.bind`` knows where a role lies in the file.
 Every matrix is [out_features, in_features]: ``y = x @ W.T``.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -271,7 +272,7 @@ class Runner:
         _check_range("logit row", batch.logit_rows, tokens)
         if starts[0] != 0 or starts[-1] != tokens or len(batch.positions) != tokens:
             raise RequestError("seq_starts and positions do not cover the batch's tokens")
-        for s, (first, end) in enumerate(zip(starts, starts[1:], strict=False)):
+        for s, (first, end) in enumerate(pairwise(starts)):
             if first >= end:
                 raise RequestError(f"sequence {s} of the batch has no tokens")
             used = int(batch.positions[end - 1]) // BLOCK_SIZE + 1
@@ -293,8 +294,11 @@ class Runner:
             if self._positions is not None:
                 self._positions.close()
             del self._x, self._embedded, self._logits
-            for part in (*self._ropes.values(), self._cache, self._buffers, self._weights):
-                part.close()
+            for table in self._ropes.values():
+                table.close()
+            self._cache.close()
+            self._buffers.close()
+            self._weights.close()
 
 
 class _Stage:

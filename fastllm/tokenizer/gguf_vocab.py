@@ -50,6 +50,10 @@ def load_gguf(metadata: Mapping[str, Any]) -> LoadedVocabulary:
     eos = _token_id(metadata, "eos_token_id", 2 if model == "llama" else None, found)
     if model == "bert":
         bos = _token_id(metadata, "cls_token_id", bos, found)
+    if _KEY + "token_type" not in metadata:
+        for i in (bos, eos):
+            if i is not None:  # or it would be shown, and made out of user text
+                found.kinds[i] = vocabulary.CONTROL
     declared = [eos, *(_token_id(metadata, f"{n}_token_id", None, found) for n in ("eot", "eom"))]
     ends = mark_end_tokens(found, declared, _spellable(metadata, found))
     add_bos, add_space = model in ("llama", "gemma4"), model == "llama"

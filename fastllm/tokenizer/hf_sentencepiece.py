@@ -28,6 +28,8 @@ def load(path: str | PathLike[str], config: TokenizerConfig) -> LoadedVocabulary
             proto = file.read()
     except OSError as error:
         raise ReadError(f"{name}: cannot be read: {error.strerror}") from error
+    if not proto:
+        raise FormatError(f"{name}: is empty, not a sentencepiece vocabulary")
     library = sentencepiece_model.processor(proto, name)
     size = library.get_piece_size()
     kinds = bytearray(_kind(library, i) for i in range(size))

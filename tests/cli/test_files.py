@@ -1,0 +1,71 @@
+"""info and quantize on a real, tiny file."""
+
+import json
+
+from fastllm.cli import main
+from tests import tiny_gguf
+from tests.tiny_gguf import HIDDEN, KV_HEADS, LAYERS, MLP, VOCAB
+
+ATTENTION = LAYERS * (2 * HIDDEN * HIDDEN + 2 * HIDDEN * HIDDEN // 2)
+MLPS = LAYERS * 3 * HIDDEN * MLP
+
+
+def test_info_adds_up(tmp_path, capsys):
+    path = tiny_gguf.write(tmp_path / "m.gguf")
+    assert main.run(["info", str(path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["architecture"] == "llama"
+    assert facts["name"] == "tiny"
+    assert facts["parameters"] == VOCAB * HIDDEN + ATTENTION + MLPS
+    assert facts["model_bytes"] == 4 * facts["parameters"]
+    assert facts["kv_bytes_per_token"] == LAYERS * 2 * KV_HEADS * 16 * 2
+    assert facts["tensors"]["mlp"] == {
+        "parameters": MLPS,
+        "bytes": 4 * MLPS,
+        "types": {"f32": 4 * MLPS},
+    }
+    assert facts["fits"]
+    assert facts["context_that_fits"] == facts["context"] == tiny_gguf.CONTEXT
+    assert main.run(["info", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "fits with its whole context" in out
+    assert "f32 100%" in out
+
+
+def test_info_says_what_does_not_fit(tmp_path, capsys, monkeypatch):
+    path = tiny_gguf.write(tmp_path / "m.gguf")
+    monkeypatch.setattr("fastllm.machine.memory.limit_bytes", lambda: (1000, "a test"))
+    assert main.run(["info", str(path)]) == 0
+    assert "does not fit: weights alone exceed 1.0 kB (a test)" in capsys.readouterr().out
+
+
+def test_quantize_writes_a_smaller_model(tmp_path, capsys):
+    path, out = tiny_gguf.write(tmp_path / "m.gguf"), tmp_path / "small.gguf"
+    assert main.run(["quantize", str(path), str(out), "--type", "q4_0"]) == 0
+    assert "became" in capsys.readouterr().err
+    assert main.run(["info", str(out), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts["tensors"]["mlp"]["types"]) == {"q4_0"}
+    assert main.run(["quantize", str(path), str(path)]) == 1
+    assert "is the source itself" in capsys.readouterr().err
+    assert main.run(["quantize", str(path), str(out), "--type", "q9"]) == 2
+
+
+def test_a_vocabulary_alone(tmp_path, capsys):
+    path = tiny_gguf.write(tmp_path / "v.gguf", weights=False, tokenizer=True)
+    assert main.run(["info", str(path)]) == 1
+    assert "vocabulary and no weights" in capsys.readouterr().err
+    assert main.run(["tokenize", str(path), "bad", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["pieces"] == ["<s>", "b", "a", "d"]
+    assert found["count"] == 4
+
+
+def test_warmup_says_what_is_ready(monkeypatch, capsys):
+    monkeypatch.setattr(
+        "fastllm.kernels.objects.warmup", lambda progress: {"step": "a", "pack": "b"}
+    )
+    assert main.run(["warmup"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "2 kernel objects are ready" in captured.err
