@@ -27,7 +27,10 @@ def runners(monkeypatch):
 def test_a_model_without_a_tokenizer_loads_for_token_ids(tmp_path, runners):
     path = tiny_gguf.write(tmp_path / "m.gguf")
     with LLM(path, n_threads=3, n_ctx=32, n_batch=8, quant="q8_0") as llm:
-        assert llm.generate([[1, 2]], SamplingParams(max_tokens=2))[0].token_ids == [5, 5]
+        assert llm.generate([[1, 2]], SamplingParams(temperature=0, max_tokens=2))[0].token_ids == [
+            5,
+            5,
+        ]
         with pytest.raises(errors.RequestError, match=r"m\.gguf has no tokenizer"):
             llm.generate("text")
         assert not llm.has_chat_template
@@ -36,7 +39,7 @@ def test_a_model_without_a_tokenizer_loads_for_token_ids(tmp_path, runners):
 
 def test_a_model_with_a_tokenizer_speaks(tmp_path, runners):
     with LLM(tiny_gguf.write(tmp_path / "m.gguf", tokenizer=True)) as llm:
-        found = llm.generate("abc", SamplingParams(max_tokens=2))[0]
+        found = llm.generate("abc", SamplingParams(temperature=0, max_tokens=2))[0]
     assert found.prompt_token_ids[0] == 1
     assert found.text == "cc"
 
@@ -55,6 +58,6 @@ def test_what_is_no_model(tmp_path):
     with pytest.raises(errors.ModelNotFoundError):
         LLM(tmp_path / "nothing.gguf")
     junk = tmp_path / "junk.gguf"
-    junk.write_bytes(b"GGUF" + b"\xff" * 100)
+    junk.write_bytes(b"GGUF\3\0\0\0" + b"\xff" * 100)
     with pytest.raises(errors.FormatError):
         LLM(junk)

@@ -21,7 +21,7 @@ def write(path, *, weights=True, tokenizer=False, architecture="llama"):
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(VOCAB)
     if tokenizer:
-        tokens = ["<unk>", "<s>", "</s>", *(chr(ord("a") + i) for i in range(VOCAB - 3))]
+        tokens = ["<unk>", "<s>", "</s>", *(chr(ord("a") + i) for i in range(VOCAB - 4)), "ab"]
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre("gpt-2")
         writer.add_token_list(tokens)

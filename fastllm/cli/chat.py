@@ -82,7 +82,7 @@ class Chat:
         if not line.startswith('"""'):
             return line
         lines = [line[3:]]
-        while not lines[-1].endswith('"""') or (len(lines) == 1 and not lines[0]):
+        while not lines[-1].endswith('"""'):
             lines.append(_input("... "))
         lines[-1] = lines[-1][:-3]
         return "\n".join(lines).strip("\n")

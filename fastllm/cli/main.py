@@ -7,6 +7,7 @@ reader of stdout goes away (``| head``) we leave quietly with 1.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -82,6 +83,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     state: dict[str, bool] = {}
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal without UTF-8 shows "?" for what it lacks; an answer must not end in an error.
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = cli.main(
             args=None if argv is None else list(argv),

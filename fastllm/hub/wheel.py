@@ -102,6 +102,8 @@ def _run(
     """Run pip with its temporary files in `folder`, whose growth is the progress."""
     with tempfile.TemporaryDirectory(prefix="pip-", dir=folder) as scratch:
         environment = {**os.environ, "TMPDIR": scratch, "TEMP": scratch, "TMP": scratch}
+        # pip 25.1 and later go on where a broken connection stopped; older ones do not look.
+        environment.setdefault("PIP_RESUME_RETRIES", "10")
         with (
             open(Path(scratch) / "output", "w+", encoding="utf-8", errors="replace") as output,
             subprocess.Popen(

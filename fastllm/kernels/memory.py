@@ -22,7 +22,7 @@ class Vector16(types.Type):
 @register_model(Vector16)
 class _Vector16Model(models.PrimitiveModel):
     def __init__(self, manager: Any, front_end: Any) -> None:
-        super().__init__(manager, front_end, v16f32)
+        super().__init__(manager, front_end, v16f32)  # type: ignore[no-untyped-call]
 
 
 _make: Any = Vector16  # numba's metaclass hides the constructor's type

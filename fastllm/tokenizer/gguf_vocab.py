@@ -88,7 +88,7 @@ def load_gguf(metadata: Mapping[str, Any]) -> LoadedVocabulary:
         eos_token_ids=ends,
         prefix_ids=(bos,) if add_bos and bos is not None else (),
         suffix_ids=suffix,
-        strips_space=add_space,
+        strips_space=add_space or bool(found.continuation),
         chat_templates=_chat_templates(metadata),
     )
 
@@ -103,8 +103,9 @@ def _read_tokens(metadata: Mapping[str, Any], byte_level: bool) -> Vocabulary:
         raise FormatError(f"tokenizer.ggml.tokens holds {twice[:80]!r} twice; ids must be unique")
     kinds = bytearray([vocabulary.NORMAL]) * len(tokens)
     if _KEY + "token_type" in metadata:
+        numbers = _numbers(metadata, "token_type", len(tokens))
         try:
-            kinds = bytearray(_numbers(metadata, "token_type", len(tokens)))
+            kinds = bytearray(numbers)
         except (TypeError, ValueError):
             raise FormatError("tokenizer.ggml.token_type holds kinds that are none") from None
     if not byte_level and vocabulary.BYTE not in kinds:
@@ -236,9 +237,7 @@ def _merges_within(
     return kept
 
 
-def _wordpiece(
-    metadata: Mapping[str, Any], found: Vocabulary
-) -> Callable[[str, bool], list[int]]:
+def _wordpiece(metadata: Mapping[str, Any], found: Vocabulary) -> Callable[[str, bool], list[int]]:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     # GGUF marks the start of a word with U+2581; the library marks the continuation.

@@ -83,8 +83,7 @@ def model_proto(found: Vocabulary, scores: Sequence[float]) -> bytes:
         + _number(_TRAINER_BYTE_FALLBACK, int(kinds.count(BYTE) == 256))
         + _number(_TRAINER_UNK_ID, unknown)
         + b"".join(
-            _number(field, _ABSENT)
-            for field in (_TRAINER_BOS_ID, _TRAINER_EOS_ID, _TRAINER_PAD_ID)
+            _number(field, _ABSENT) for field in (_TRAINER_BOS_ID, _TRAINER_EOS_ID, _TRAINER_PAD_ID)
         )
     )
     normalizer = (
@@ -160,7 +159,11 @@ def fragment_encoder(
         Put a space before the text's start and after every special token, as the file's
         ``add_space_prefix`` asks.
     """
-    library = processor(model_proto(found, scores), "tokenizer.ggml.tokens")
+    try:
+        proto = model_proto(found, scores)
+    except (OverflowError, struct.error) as error:
+        raise FormatError("tokenizer.ggml.scores holds numbers beyond float32") from error
+    library = processor(proto, "tokenizer.ggml.tokens")
 
     def encode(text: str, starts: bool) -> list[int]:
         return list(library.encode(SPACE + text if add_space and starts else text))

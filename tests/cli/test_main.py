@@ -1,5 +1,6 @@
 """Help, exit codes and where text goes."""
 
+import io
 import os
 import subprocess
 import sys
@@ -72,3 +73,11 @@ def test_a_reader_that_goes_away_is_no_noise():
             check=False,
         )
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_stdout_without_utf8_does_not_end_in_an_error(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    monkeypatch.setattr("fastllm.hub.resolve.pull", lambda *_, **__: "/möbel")
+    assert main.run(["pull", "x"]) == 0
+    assert raw.getvalue() == b"/m?bel\n"

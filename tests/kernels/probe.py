@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastllm.kernels import objects
+from fastllm.kernels.activations import KINDS, token_bytes
 from fastllm.kernels.road import Road, road_named
 from tests.kernels.samples import aligned, aligned_copy
 
@@ -197,6 +198,25 @@ class Probe:
             ROTATE, style, source.ctypes.data, len(x), table.shape[1], angles.ctypes.data,
             bits(scale), out.ctypes.data,
         )  # fmt: skip
+        return out
+
+    def quantize(
+        self, kind: str, x: NDArray[np.float32], pieces: bool = False
+    ) -> NDArray[np.uint8]:
+        """Tiles of float32[M, K], token by token; `pieces`: rows come in runs of 256 columns."""
+        num_tokens, columns = x.shape
+        size = token_bytes(kind, columns)
+        out = aligned(num_tokens * size + 64)[: num_tokens * size]
+        out[:] = 0xA5
+        for token in np.random.default_rng(0).permutation(num_tokens):
+            for first in range(0, columns, 256) if pieces else (0,):
+                part = x[token, first : first + 256] if pieces else x[token]
+                row = aligned_copy(part, 64)
+                last = first + len(part) == columns
+                self.call(
+                    QUANTIZE, KINDS[kind], row.ctypes.data, first, len(part), last,
+                    out.ctypes.data, size, num_tokens, token,
+                )  # fmt: skip
         return out
 
 

@@ -17,8 +17,8 @@ WORDS = {
                   " 你好ab"],
     "qwen2": ["It", "'s", " I", "'LL", " ", "1", "2", "3", "4", "5", " camelCase", "\n\n", " ",
               " x", "!!", " 你好ab"],
-    "tekken": ["It", "'", "s", " I", "'", "LL", " ", "1", "2", "3", "4", "5", " camel", "Case",
-               "\n\n", " ", " x", "!!", " 你好ab"],
+    "tekken": ["It", "'s", " I", "'LL", " ", "1", "2", "3", "4", "5", " camel", "Case", "\n\n",
+               " ", " x", "!!", " 你好ab"],
     "gpt-4o": ["It's", " I'LL", " ", "123", "45", " camel", "Case", "\n\n", " ", " x", "!!",
                " 你好ab"],
     "deepseek-v3": ["It", "'s", " I", "'LL", " ", "123", "45", " camelCase", "\n\n", " ", " x",
@@ -51,5 +51,5 @@ def test_digits_in_threes_from_the_right() -> None:
 
 
 def test_unknown_kind() -> None:
-    with pytest.raises(UnsupportedError, match="tokenizer.ggml.pre = 'kimi-k2' is not built"):
+    with pytest.raises(UnsupportedError, match="'kimi-k2' is not built"):
         pre_rule("kimi-k2")

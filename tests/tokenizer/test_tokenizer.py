@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer as Library, processors
+from tokenizers import AddedToken, processors
+from tokenizers import Tokenizer as Library
 
 from fastllm.errors import FormatError, ModelNotFoundError, UnsupportedError
 from fastllm.tokenizer import Tokenizer, tokenizer_of
@@ -45,7 +46,8 @@ def test_tokenizer_json_is_run_as_it_is(tmp_path: Path, library: Library) -> Non
     library.save(str(tmp_path / "tokenizer.json"))
     write(tmp_path, "tokenizer_config.json", {
         "bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"},
-        "chat_template": [{"name": "default", "template": "T"}, {"name": "tool_use", "template": "U"}],
+        "chat_template": [
+            {"name": "default", "template": "T"}, {"name": "tool_use", "template": "U"}],
     })  # fmt: skip
     write(tmp_path, "generation_config.json", {"eos_token_id": [2, 0]})
     tokenizer = Tokenizer.from_hf(files_in(tmp_path))
@@ -122,25 +124,18 @@ def test_decoders_of_sentencepiece_style(tmp_path: Path) -> None:
         assert tokenizer.decode(ids) == library.decode(ids) == text
 
 
+@pytest.fixture(scope="module")
+def spm_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("spm")
+    (folder / "tokenizer.model").write_bytes(tiny.spm_proto())
+    return Tokenizer.from_hf(files_in(folder))
+
+
 @given(st.text(max_size=40))
-def test_tokenizer_model_equals_sentencepiece(text: str) -> None:
-    tokenizer, library = _spm_folder()
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    assert ids == library.encode(text)
-    assert tokenizer.decode(ids) == text
-
-
-def _spm_folder() -> tuple[Tokenizer, Any]:
-    if "spm" not in _CACHE:
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as name:
-            (Path(name) / "tokenizer.model").write_bytes(tiny.spm_proto())
-            _CACHE["spm"] = Tokenizer.from_hf(files_in(Path(name)))
-    return _CACHE["spm"], tiny.spm()
-
-
-_CACHE: dict[str, Tokenizer] = {}
+def test_tokenizer_model_equals_sentencepiece(spm_tokenizer: Tokenizer, text: str) -> None:
+    ids = spm_tokenizer.encode(text, add_special_tokens=False)
+    assert ids == tiny.spm().encode(text)
+    assert spm_tokenizer.decode(ids) == tiny.spm().decode(ids) == text
 
 
 def test_tokenizer_model_with_added_tokens(tmp_path: Path) -> None:

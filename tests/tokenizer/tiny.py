@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, doesn't it? I'll say it's 12345 times.",
     "Why is the sky blue? Because shorter waves are scattered more than longer ones.",
-    "for (int i = 0; i < 10; ++i) {\n    printf(\"%d\\n\", i);\n}\n\n",
+    'for (int i = 0; i < 10; ++i) {\n    printf("%d\\n", i);\n}\n\n',
     "Größe, naïve café, ¿qué tal? Привет, мир! こんにちは世界 你好 안녕하세요 🦙🚀",
     "it's we're they've I'm he'd she'll don't   spaced    out\t\ttabs",
 ] * 3
