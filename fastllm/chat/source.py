@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastllm.errors import FormatError, ReadError
-from fastllm.formats.checkpoint import Checkpoint
 from fastllm.formats.json_files import read_object
+
+if TYPE_CHECKING:
+    from fastllm.formats.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

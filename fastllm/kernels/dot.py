@@ -34,19 +34,25 @@ Pairs = Sequence[tuple[Callable[[], Value], int]]
 class _Tile:
     """What all formats share: activations of a tile of `size` tokens, dot products over pieces."""
 
-    def __init__(self, e: Emitter, size: int) -> None:
-        self.e, self.size, self.tokens = e, size, range(size)
+    def __init__(self, e: Emitter, size: int, ahead: int) -> None:
+        self.e, self.size, self.tokens, self.ahead = e, size, range(size), ahead
         self.zero = e.splat(0, v16i32)
         # two independent integer chains hide latency at one token; integers, so the same sums
         self.chains = 2 if size == 1 else 1
 
     def half(self, address: Value, offset: Any) -> Value:
         """16 half-precision fields as floats."""
-        return self.e.half_to_float(self.e.ordered_load(address, v16i16, offset, 32))
+        return self.e.half_to_float(self.stream(address, v16i16, offset, 32))
 
     def piece(self, address: Value, offset: Any) -> Value:
         """One 64-byte piece of weights."""
-        return self.e.ordered_load(address, v16i32, offset, 64)
+        return self.stream(address, v16i32, offset, 64)
+
+    def stream(self, address: Value, type_: Any, offset: Any, align: int) -> Value:
+        """Load of the weights' linear stream, which asks for what comes `ahead` bytes later."""
+        if self.ahead:
+            self.e.prefetch(self.e.add(address, offset), self.ahead)
+        return self.e.ordered_load(address, type_, offset, align)
 
     def dots(
         self, pairs: Pairs, codes: Value, offset: Any, start: Sequence[Value], wide: bool = False
@@ -64,10 +70,11 @@ class _Tile:
         return [s[0] if len(s) == 1 else e.b.add(s[0], s[1]) for s in sums]
 
 
-def dot_generator(name: str, size: int) -> Callable[..., None]:
+def dot_generator(name: str, size: int, ahead: int = 0) -> Callable[..., None]:
     """Return the IR generator of (panel, activations, y, y token stride in bytes, units, scratch).
 
-    It writes ``y[token][0:16]``, float32, for `size` tokens.
+    It writes ``y[token][0:16]``, float32, for `size` tokens. `ahead`: bytes between a load of
+    weights and the software prefetch beside it, 0 for none.
     """
     families: dict[str, type[_Block32] | type[_Block256] | type[_Float]] = {
         "q32": _Block32,
@@ -79,7 +86,7 @@ def dot_generator(name: str, size: int) -> Callable[..., None]:
     def generate(
         e: Emitter, panel: Value, x: Value, y: Value, ldy: Value, units: Value, scratch: Value
     ) -> None:
-        sums = family(e, name, size).run(panel, x, units, scratch)
+        sums = family(e, name, size, ahead).run(panel, x, units, scratch)
         for t in range(size):
             e.store(sums[t], e.add(y, e.mul(ldy, t)), 0, 4)
 
@@ -90,8 +97,8 @@ def dot_generator(name: str, size: int) -> Callable[..., None]:
 class _Block32(_Tile):
     """q4_0 q4_1 q5_0 q5_1 q8_0 iq4_nl."""
 
-    def __init__(self, e: Emitter, name: str, size: int) -> None:
-        super().__init__(e, size)
+    def __init__(self, e: Emitter, name: str, size: int, ahead: int) -> None:
+        super().__init__(e, size, ahead)
         self.name, self.layout = name, LAYOUTS[name]
         self.blocks = self.layout.unit // 32
         self.has_min = name in ("q4_1", "q5_1")
@@ -180,8 +187,8 @@ class _Scales:
 class _Block256(_Tile):
     """q2_k q3_k q4_k q5_k q6_k iq4_xs."""
 
-    def __init__(self, e: Emitter, name: str, size: int) -> None:
-        super().__init__(e, size)
+    def __init__(self, e: Emitter, name: str, size: int, ahead: int) -> None:
+        super().__init__(e, size, ahead)
         self.name, self.layout = name, LAYOUTS[name]
         self.unroll = size <= 2
         self.sums_at = 20 * size  # -32 * sums of 16
@@ -266,7 +273,7 @@ class _Block256(_Tile):
                 b.sub(e.byte(packed[s // 4], s % 4), thirty_two) for s in range(16)
             ], []
         if self.name == "iq4_xs":
-            high = b.zext(self.e.ordered_load(w, v16i16, 32, 32), v16i32)
+            high = b.zext(self.stream(w, v16i16, 32, 32), v16i32)
             low = self.piece(w, 64)
             scales = []
             for s in range(8):
@@ -416,15 +423,15 @@ class _Block256(_Tile):
 class _Float(_Tile):
     """f32 f16 bf16: four columns a unit, four chains."""
 
-    def __init__(self, e: Emitter, name: str, size: int) -> None:
-        super().__init__(e, size)
+    def __init__(self, e: Emitter, name: str, size: int, ahead: int) -> None:
+        super().__init__(e, size, ahead)
         self.name, self.layout = name, LAYOUTS[name]
 
     def weights(self, w: Value, column: int) -> Value:
         e = self.e
         if self.name == "f32":
-            return e.ordered_load(w, v16f32, 64 * column, 64)
-        raw = e.ordered_load(w, v16i16, 32 * column, 32)
+            return self.stream(w, v16f32, 64 * column, 64)
+        raw = self.stream(w, v16i16, 32 * column, 32)
         return e.half_to_float(raw) if self.name == "f16" else e.bfloat_to_float(raw)
 
     def run(self, panel: Value, x: Value, units: Value, _scratch: Value) -> list[Value]:

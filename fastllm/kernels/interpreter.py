@@ -124,7 +124,7 @@ def entry(road: Road) -> Callable[..., Any]:
             word(op, Op.A), word(op, Op.B), word(op, Op.C), word(op, Op.D), word(op, Op.F),
             word(op, Op.G), count, word(op, Op.H), word(op, Op.I),
             panels * tid // threads, panels * (tid + 1) // threads,
-            word(op, Op.J), word(op, Op.K), scratch,
+            word(op, Op.J), word(op, Op.K), word(c, Context.PREFETCH), scratch,
         )  # fmt: skip
 
     @compiled

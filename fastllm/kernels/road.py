@@ -12,6 +12,7 @@ import platform
 from dataclasses import dataclass
 
 from fastllm.errors import KernelError
+from fastllm.machine.features import cpu_info
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,17 @@ def choose_road() -> Road:
     return next(road for road in ROADS if road.needs <= have)
 
 
+def wants_prefetch() -> bool:
+    """Whether one-token matrix products should prefetch in software on this CPU.
+
+    By maker, as measured (see ``kernels.matmul.AHEAD``); ``FASTLLM_PREFETCH=0`` or ``1`` overrides.
+    """
+    demanded = os.environ.get("FASTLLM_PREFETCH")
+    if demanded in ("0", "1"):
+        return demanded == "1"
+    return cpu_info().vendor == "GenuineIntel"
+
+
 def describe() -> dict[str, object]:
     """What `fastllm doctor` shows: the road taken, the roads possible, the CPU as LLVM names it."""
     import llvmlite.binding as llvm
@@ -91,6 +103,7 @@ def describe() -> dict[str, object]:
     return {
         "road": choose_road().name,
         "possible": [road.name for road in ROADS if road.needs <= have],
+        "prefetch": wants_prefetch(),
         "llvm_cpu": llvm.get_host_cpu_name(),
         "llvm_version": ".".join(str(part) for part in llvm.llvm_version_info),
     }

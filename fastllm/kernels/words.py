@@ -37,6 +37,7 @@ class Context(IntEnum):
     HEAD_SCRATCH = 22
     ATTEND_SCRATCH = 23
     WIDE_CACHE = 24  # 1: keys and values are float32, 0: half precision
+    PREFETCH = 25  # 1: matrix kernels ask memory ahead at one token
     WORDS = 32
 
 

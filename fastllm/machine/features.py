@@ -42,11 +42,14 @@ class CpuInfo:
         "x86_64", "aarch64", or what the platform calls itself.
     features : frozenset of str
         Flags that every CPU of the machine has; empty where the system does not tell.
+    vendor : str
+        "GenuineIntel", "AuthenticAMD", ...; empty where the system does not tell (Arm).
     """
 
     name: str
     architecture: str
     features: frozenset[str]
+    vendor: str = ""
 
 
 def cpu_info(root: Path = ROOT) -> CpuInfo:
@@ -68,9 +71,8 @@ def cpu_info(root: Path = ROOT) -> CpuInfo:
     if root != ROOT and text:  # a tree of another machine tells by its keys
         architecture = "aarch64" if "CPU implementer" in text else "x86_64"
     name = _field(text, "model name") or _arm_name(text, root) or platform.processor()
-    return CpuInfo(
-        name or architecture, architecture, frozenset(set.intersection(*flags) if flags else ())
-    )
+    shared = frozenset(set.intersection(*flags) if flags else ())
+    return CpuInfo(name or architecture, architecture, shared, _field(text, "vendor_id"))
 
 
 def _architecture() -> str:

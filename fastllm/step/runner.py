@@ -22,7 +22,7 @@ from fastllm.errors import BudgetError, RequestError
 from fastllm.kernels import objects
 from fastllm.kernels.interpreter_codes import CHUNK_PAGES, PAGE, scratch_layout
 from fastllm.kernels.layouts import LAYOUTS
-from fastllm.kernels.road import choose_road
+from fastllm.kernels.road import choose_road, wants_prefetch
 from fastllm.kernels.words import Context, Op
 from fastllm.machine.cpus import default_threads, usable_cpus
 from fastllm.machine.memory import available_bytes
@@ -185,6 +185,7 @@ class Runner:
         context[Context.SPLIT_TOKENS] = split
         context[Context.PARTIALS] = raw("partials", 0)
         context[Context.MAX_CHUNKS] = chunks
+        context[Context.PREFETCH] = wants_prefetch()
         context[Context.WIDE_CACHE] = self.kv_type == "f32"
         self._ops_address, self._num_ops = self._ops.ctypes.data, len(self._ops)
         self._stage = _Stage(self.max_batch_tokens, context)

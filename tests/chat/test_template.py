@@ -85,7 +85,7 @@ FEATURES = [
     "   {% if true %}\n  line\n   {% endif %}\nend\n",
     "{{ '%s-%05.1f' % ('a', 2.5) }} {{ '{:>6}'.format('b') }} {{ 'x,y'.split(',') | last }}",
     "{{ 2 ** 8 }} {{ 'ab' * 2 }} {{ [1] * 3 }} {{ 7 // 2 }} {{ 7 % 4 }} {{ [1] + [2] }}",
-    "{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ v }}{{ ';' if not loop.last }}{% endfor %}",
+    "{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ v if not loop.last }}{% endfor %}",
     "{% for m in messages if m.role == 'user' %}{{ loop.index }}/{{ loop.length }};{% endfor %}",
     "{{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ none is none }}",
     "{% set x %}block {{ messages[0].role }}{% endset %}{{ x | upper | replace('BLOCK', 'b') }}",

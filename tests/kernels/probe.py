@@ -188,6 +188,16 @@ class Probe:
         )  # fmt: skip
         return out
 
+    def norm_of(
+        self, kind: int, x: NDArray[np.float32], weight: NDArray[np.float32], columns: int, eps: float
+    ) -> NDArray[np.float32]:
+        """As `norm`, of the first `columns` values of longer rows."""
+        row, weights, out = aligned_copy(x), aligned_copy(weight), aligned(len(x), np.float32)
+        self.call(
+            NORM, kind, row.ctypes.data, weights.ctypes.data, 0, columns, bits(eps), out.ctypes.data
+        )
+        return out
+
     def rotate(
         self, style: int, x: NDArray[np.float32], table: NDArray[np.float32], scale: float
     ) -> NDArray[np.float32]:
