@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Any
 
+from fastllm.kernels.interpreter_codes import MATMUL_ARGS, PACK_ARGS, STEP_ARGS
 from fastllm.kernels.layouts import LAYOUTS
 from fastllm.kernels.road import Road, road_named
 
@@ -25,14 +26,14 @@ def _function(unit: str, road: Road) -> tuple[Any, int]:
     if unit == "step":
         from fastllm.kernels import interpreter
 
-        return interpreter.entry(road), interpreter.NUM_ARGS
+        return interpreter.entry(road), STEP_ARGS
     if unit == "pack":
         from fastllm.kernels import pack
 
-        return pack.pack(road), pack.NUM_ARGS
+        return pack.pack(road), PACK_ARGS
     from fastllm.kernels import matmul
 
-    return matmul.matmul(road, unit.removeprefix("mm_")), matmul.NUM_ARGS
+    return matmul.matmul(road, unit.removeprefix("mm_")), MATMUL_ARGS
 
 
 def build(unit: str, road: Road) -> tuple[bytes, str]:

@@ -24,6 +24,7 @@ from fastllm.kernels.emit import Emitter, Value, i32, i64, kernel
 from fastllm.kernels.functions import functions
 from fastllm.kernels.interpreter_codes import (
     CHUNK_PAGES,
+    MATMUL_ARGS,
     PAGE,
     RUN,
     STATE_BYTES,
@@ -32,7 +33,6 @@ from fastllm.kernels.interpreter_codes import (
     WORK,
 )
 from fastllm.kernels.jit import compiled
-from fastllm.kernels.matmul import NUM_ARGS as MATMUL_ARGS
 from fastllm.kernels.memory import I, memory
 from fastllm.kernels.norm import norm
 from fastllm.kernels.quantize import quantizer
@@ -40,8 +40,6 @@ from fastllm.kernels.road import Road
 from fastllm.kernels.rope import rotation
 from fastllm.kernels.sync import JOB, JOB_SLEEPERS, QUIT, sync
 from fastllm.kernels.words import Code, Context, Op
-
-NUM_ARGS = 3
 
 
 def _call(e: Emitter, *values: Value) -> Value:

@@ -18,11 +18,10 @@ from fastllm.kernels.road import Road
 # Tokens that share one pass over a thread's panels. Activations of a block should stay in the
 # second-level cache while panels pass: 64 tokens x 4096 columns x 1.33 bytes = 350 KB.
 TOKEN_BLOCK = 64
-# One token waits for memory. Intel's prefetchers stop where a stream is mixed with arithmetic (70 to
-# 75 % of the read rate for q4_1, q4_k, q6_k on Sapphire Rapids); asking 2 KiB ahead brings 93 to
-# 104 %. On Zen 4 the same request costs a third, so the caller decides (`prefetch`).
+# One token waits for memory. Intel's prefetchers stop where a stream is mixed with arithmetic (70
+# to 75 % of the read rate for q4_1, q4_k, q6_k on Sapphire Rapids); asking 2 KiB ahead brings 93
+# to 104 %. On Zen 4 the same request costs a third, so the caller decides (`prefetch`).
 AHEAD = 2048
-NUM_ARGS = 14
 
 
 def matmul(road: Road, name: str) -> Callable[..., Any]:

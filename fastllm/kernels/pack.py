@@ -11,8 +11,6 @@ from fastllm.kernels.layouts import FLIP_SIGNS, ROWS, SPREAD_BITS
 from fastllm.kernels.memory import I, N, memory
 from fastllm.kernels.road import Road
 
-NUM_ARGS = 9
-
 
 def pack(road: Road) -> Callable[..., Any]:
     """Return the Python function that packs panels, ready to be compiled.

@@ -20,7 +20,13 @@ from fastllm.cache.kv_cache import (
 )
 from fastllm.errors import BudgetError, RequestError
 from fastllm.kernels import objects
-from fastllm.kernels.interpreter_codes import CHUNK_PAGES, PAGE, scratch_layout
+from fastllm.kernels.interpreter_codes import (
+    CHUNK_PAGES,
+    PACK_ARGS,
+    PAGE,
+    STEP_ARGS,
+    scratch_layout,
+)
 from fastllm.kernels.layouts import LAYOUTS
 from fastllm.kernels.road import choose_road, wants_prefetch
 from fastllm.kernels.words import Context, Op
@@ -108,7 +114,7 @@ class Runner:
         built = objects.addresses(units, road, progress)
         functions = {name: built[f"mm_{name}"] for name in formats}
         self._weights = Weights(
-            model, objects.callable_at(built["pack"], 9), quant, progress
+            model, objects.callable_at(built["pack"], PACK_ARGS), quant, progress
         )
         self.model_bytes = self._weights.nbytes
         self.kv_type = _checked_kv_type(kv_type, formats)
@@ -128,7 +134,7 @@ class Runner:
             MAX_LOGIT_ROWS,
         )  # fmt: skip
         self._prepare(writer)
-        entry = objects.callable_at(built["step"], 3)
+        entry = objects.callable_at(built["step"], STEP_ARGS)
         crowded = self.n_threads > len(usable_cpus())
         self._workers = Workers(entry, self._context, self.n_threads, crowded)
         self._lock = threading.Lock()

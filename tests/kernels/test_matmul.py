@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastllm.kernels import objects
+from fastllm.kernels.interpreter_codes import MATMUL_ARGS
 from fastllm.kernels.activations import GROUP, layout_reference, quantize_reference, token_bytes
 from fastllm.kernels.layouts import LAYOUTS, native_unit_columns
 from fastllm.quants import BLOCKS, dequantize
@@ -39,9 +40,9 @@ class Product:
         self.panels = pack_rows(name, self.native, columns, road)
         self.values = dequantize(name, self.native)
         unit = f"mm_{name}"
-        self.call = objects.callable_at(objects.addresses([unit], road)[unit], 13)
+        self.call = objects.callable_at(objects.addresses([unit], road)[unit], MATMUL_ARGS)
 
-    def __call__(self, x, y=None, bias=None, add=False, panels=None, tiles=None):
+    def __call__(self, x, y=None, bias=None, add=False, panels=None, tiles=None, prefetch=False):
         """float32[M, rows]; `y` is written into (padded rows) and returned whole where given."""
         kind, count = self.layout.activations, len(self.panels)
         if tiles is None:
@@ -53,7 +54,7 @@ class Product:
             self.panels.ctypes.data, self.panels.strides[0], self.layout.units(self.columns),
             tiles.ctypes.data, token_bytes(kind, self.columns), len(x),
             out.ctypes.data, out.strides[0], first, last,
-            0 if bias is None else bias.ctypes.data, int(add), scratch.ctypes.data,
+            0 if bias is None else bias.ctypes.data, int(add), int(prefetch), scratch.ctypes.data,
         )  # fmt: skip
         return out[:, : self.rows] if y is None else out
 

@@ -1,0 +1,45 @@
+"""From the seconds of a benchmark to rates and shares of a limit, kept in its ``extra_info``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+
+def median_s(benchmark: BenchmarkFixture) -> float | None:
+    """Return the median of the rounds in seconds, None where nothing was measured."""
+    found: Any = benchmark.stats
+    return None if found is None else float(found.stats.median)
+
+
+def run_beside(
+    benchmark: BenchmarkFixture,
+    limit: Callable[[], float],
+    run: Callable[[], object],
+    **pedantic: int,
+) -> float:
+    """Run a benchmark between two measurements of its limit and return the larger of these.
+
+    Neighbours on a shared machine come and go; a limit measured minutes ago says nothing.
+    """
+    before = limit()
+    if pedantic:
+        benchmark.pedantic(run, **pedantic)
+    else:
+        benchmark(run)
+    return max(before, limit())
+
+
+def note_rate(
+    benchmark: BenchmarkFixture, unit: str, count: float, limit_name: str, limit: float
+) -> None:
+    """Write ``count`` units a round as a rate, and as a share of a limit (both in 1e9 a second)."""
+    seconds = median_s(benchmark)
+    if seconds is None:
+        return
+    rate = count / seconds
+    benchmark.extra_info[unit] = round(rate / 1e9, 2)
+    benchmark.extra_info[limit_name] = round(limit / 1e9, 2)
+    benchmark.extra_info[f"share_of_{limit_name}"] = round(rate / limit, 3)
