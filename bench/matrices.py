@@ -1,11 +1,98 @@
-"""A packed matrix of any format and size, and its product on several threads."""
+"""A packed matrix of any format and size, and its product with some tokens on several threads."""
 
 from __future__ import annotations
 
+from types import TracebackType
+
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.limits import Crew, share
 from fastllm.flash.arena import Arena
 from fastllm.kernels.activations import layout_reference, token_bytes
-from fastllm.kernels.layouts import LAYOUTS, ROWS, native_unit_columns, pack_reference
-from fastllm.kernels.matmul_args import SCRATCH_BYTES
+from fastllm.kernels.interpreter_codes import MATMUL_ARGS, MATMUL_SCRATCH
+from fastllm.kernels.layouts import LAYOUTS, ROWS, pack_reference
+from fastllm.kernels.objects import addresses, callable_at
+from fastllm.kernels.road import choose_road, wants_prefetch
+from fastllm.quants import BLOCKS, quantize
+
+FLOATS = ("f32", "f16", "bf16")
+
+
+def native_rows(name: str, columns: int) -> NDArray[np.uint8]:
+    """Return 16 native rows: random codes, scales of 0.01 (speed must not depend on denormals)."""
+    rng = np.random.default_rng(0)
+    if name in FLOATS:
+        return quantize(name, rng.standard_normal((ROWS, columns)).astype(np.float32))
+    block = BLOCKS[name]
+    raw = rng.integers(0, 256, (ROWS, columns // block.elements, block.bytes), np.uint8)
+    fields = raw.view(block.record)[..., 0]
+    for field in block.record.names or ():
+        if block.record[field] == np.dtype("<f2"):
+            fields[field] = 0.01
+    return raw.reshape(ROWS, -1)
+
+
+class Product:
+    """``y = x @ W.T`` for a matrix in huge pages, all of its panels alike.
+
+    Parameters
+    ----------
+    name : str
+        Weight format.
+    rows, columns : int
+        Rows are rounded up to whole panels.
+    num_tokens : int
+
+    Attributes
+    ----------
+    nbytes : int
+        Of the packed matrix.
+    operations : int
+        A multiplication and an addition for each weight and token.
+    """
+
+    def __init__(self, name: str, rows: int, columns: int, num_tokens: int) -> None:
+        road, layout = choose_road(), LAYOUTS[name]
+        panel = pack_reference(name, native_rows(name, columns))
+        self.num_panels = -(-rows // ROWS)
+        self.nbytes = panel.nbytes * self.num_panels
+        self.operations = 2 * self.num_panels * ROWS * columns * num_tokens
+        x = np.random.default_rng(1).standard_normal((num_tokens, columns)).astype(np.float32)
+        tiles = layout_reference(layout.activations, x, road.tiles)
+        ldy = 4 * ROWS * self.num_panels
+        self._arena = Arena(self.nbytes + tiles.nbytes + num_tokens * ldy + (64 << 10))
+        w, t, y = (
+            self._arena.alloc(size, 64) for size in (self.nbytes, tiles.nbytes, num_tokens * ldy)
+        )
+        self._arena.view(w, self.nbytes).reshape(self.num_panels, -1)[:] = panel
+        self._arena.view(t, tiles.nbytes)[:] = tiles
+        self._scratch = [self._arena.alloc(MATMUL_SCRATCH, 4096) for _ in range(8)]
+        unit = f"mm_{name}"
+        self._call = callable_at(addresses([unit], road)[unit], MATMUL_ARGS)
+        self._before = (
+            w, panel.nbytes, layout.units(columns),
+            t, token_bytes(layout.activations, columns), num_tokens,
+            y, ldy,
+        )  # fmt: skip
+        self._after = (0, 0, int(wants_prefetch()))
+
+    def __call__(self, threads: Crew) -> None:
+        """Multiply once; every thread takes its part of the panels."""
+
+        def work(thread: int) -> None:
+            panels = share(self.num_panels, thread, threads.num_threads)
+            self._call(*self._before, *panels, *self._after, self._scratch[thread])
+
+        threads(work)
+
+    def __enter__(self) -> Product:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._arena.close()

@@ -6,7 +6,8 @@ registers. Each (row, token) sees the same operations in the same order whatever
 
 per 32 columns   acc = fma(float(dot), d * dx, acc)            (offsets enter dot exactly)
                  acc = fma(m, dx * sum, acc)                    formats with a minimum
-per 256 columns  acc = fma(float(sum scale * dot), d * dx, acc)
+per 256 columns  total = fma(float(dot), scale, total)          for each sub-block in order
+                 acc = fma(total, d * dx, acc)
                  acc = fma(float(sum min * sum), -dmin * dx, acc)
 floats           four interleaved chains of fma, added as (0 + 1) + (2 + 3)
 
@@ -170,18 +171,22 @@ class _Block32(_Tile):
 
 # --------------------------------------------------------------------------- K-quants: 256 columns
 class _Scales:
-    """Decoded sub-block scales: SSA values while unrolled, scratch memory while looping."""
+    """Decoded sub-block scales as floats: SSA values while unrolled, scratch while looping.
+
+    Floats, because cvt + fma is two operations where a 32-bit integer multiply and add is three;
+    dot * scale stays below 2**24, exact in either.
+    """
 
     def __init__(self, e: Emitter, values: Sequence[Value], scratch: Value | None) -> None:
-        self.e, self.values, self.scratch = e, values, scratch
+        self.e, self.values, self.scratch = e, [e.to_float(v) for v in values], scratch
         if scratch is not None:
-            for s, value in enumerate(values):
+            for s, value in enumerate(self.values):
                 e.store(value, scratch, 64 * s, 64)
 
     def __getitem__(self, s: Any) -> Value:
         if self.scratch is None:
             return self.values[s]
-        return self.e.load(self.e.add(self.scratch, self.e.mul(s, 64)), v16i32, 0, 64)
+        return self.e.load(self.e.add(self.scratch, self.e.mul(s, 64)), v16f32, 0, 64)
 
 
 class _Block256(_Tile):
@@ -215,12 +220,11 @@ class _Block256(_Tile):
             def step(j: Any, totals: list[Value]) -> list[Value]:
                 for s, dots in chunk(w, a, j):
                     z = table[s]
-                    totals = [
-                        e.b.add(totals[t], e.b.mul(dots[t], z)) for t in self.tokens
-                    ]
+                    totals = [e.fma(e.to_float(dots[t]), z, totals[t]) for t in self.tokens]
                 return totals
 
-            totals = e.loop(steps, [self.zero] * self.size, step, unroll=self.unroll)
+            zeros = [e.splat(0.0, v16f32)] * self.size
+            totals = e.loop(steps, zeros, step, unroll=self.unroll)
             sums = self.finish(a, sums, totals, d)
             if minima:
                 sums = self.minima(a, sums, minima, dmin)
@@ -231,7 +235,7 @@ class _Block256(_Tile):
     def finish(self, a: Value, sums: list[Value], totals: list[Value], d: Value) -> list[Value]:
         e = self.e
         return [
-            e.fma(e.to_float(totals[t]), e.b.fmul(d, e.bcast(a, v16f32, 4 * t)), sums[t])
+            e.fma(totals[t], e.b.fmul(d, e.bcast(a, v16f32, 4 * t)), sums[t])
             for t in self.tokens
         ]
 
@@ -250,7 +254,8 @@ class _Block256(_Tile):
                     x = e.bcast(a, v16i32, 4 * size + 4 * (s * size + t))
                     totals[t] = e.dp_pairs(totals[t], m, x)
         factor = 1 / 32 if self.name == "q2_k" else -1.0
-        return self.finish(a, sums, totals, e.b.fmul(dmin, e.splat(factor, v16f32)))
+        floats = [e.to_float(total) for total in totals]
+        return self.finish(a, sums, floats, e.b.fmul(dmin, e.splat(factor, v16f32)))
 
     def header(self, w: Value) -> tuple[Value, Value, list[Value], list[Value]]:
         """(d, dmin, scale of each sub-block, minima as `minima` wants them)."""

@@ -74,7 +74,7 @@ def _quantize32(e: Emitter, x: Value, out: Value, size: Value, token: Value) -> 
     e.store(b.mul(total, ir.Constant(i32, -128)), b.add(at, e.mul(size, 8)))
     place = b.add(b.add(out, e.mul(size, 12)), e.mul(token, 32))
     for i in (0, 1):
-        e.store(b.trunc(codes[i], vec(i8, 16)), place, 16 * i, 16)
+        e.store(b.trunc(codes[i], vec(i8, 16)), place, 16 * i)
 
 
 def _quantize256(e: Emitter, x: Value, out: Value, size: Value, token: Value) -> None:
@@ -89,7 +89,7 @@ def _quantize256(e: Emitter, x: Value, out: Value, size: Value, token: Value) ->
         code = _round(e, b.fmul(v, factor))
         sums.append(e.hsum(code))
         place = e.add(out, e.mul(size, 84 + 32 * (i // 2)))
-        e.store(b.trunc(code, vec(i8, 16)), e.add(place, e.mul(token, 32)), 16 * (i % 2), 16)
+        e.store(b.trunc(code, vec(i8, 16)), e.add(place, e.mul(token, 32)), 16 * (i % 2))
     for s in range(8):
         total = b.trunc(b.add(sums[2 * s], sums[2 * s + 1]), i16)
         place = e.add(out, e.mul(size, 4 + 4 * (s // 2)))
@@ -130,7 +130,7 @@ def _zero_group32(e: Emitter, out: Value, size: Value, token: Value) -> None:
     for field in (0, 4, 8):
         e.store(ir.Constant(i32, 0), e.b.add(at, e.mul(size, field)))
     place = e.b.add(e.b.add(out, e.mul(size, 12)), e.mul(token, 32))
-    e.store(e.splat(0, vec(i8, 32)), place, 0, 16)
+    e.store(e.splat(0, vec(i8, 32)), place)
 
 
 def quantizer(road: Road) -> Callable[..., Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastllm.kernels.interpreter_codes import PACK_ARGS
 from fastllm.kernels.layouts import LAYOUTS
+from fastllm.kernels.moves import move_table
 from fastllm.kernels.objects import addresses, callable_at
 from fastllm.kernels.road import ROADS, Road, host_features
 from fastllm.quants import BLOCKS, dequantize, quantize
@@ -53,13 +55,11 @@ def random_rows(
 
 def pack_rows(name: str, rows: NDArray[np.uint8], columns: int, road: Road) -> NDArray[np.uint8]:
     """Return the panels of native rows, packed by the kernel: uint8[num_panels, panel_bytes]."""
-    from fastllm.kernels.moves import move_table
-
     layout = LAYOUTS[name]
     panels = -(-len(rows) // 16)
     out = aligned((panels, layout.panel_bytes(columns)))
     moves = move_table(name)
-    pack = callable_at(addresses(["pack"], road)["pack"], 9)
+    pack = callable_at(addresses(["pack"], road)["pack"], PACK_ARGS)
     pack(
         moves.ctypes.data, rows.ctypes.data, rows.shape[1], len(rows), layout.block_bytes,
         layout.units(columns), out.ctypes.data, 0, panels,

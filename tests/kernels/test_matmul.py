@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from fastllm.kernels import objects
 from fastllm.kernels.interpreter_codes import MATMUL_ARGS
 from fastllm.kernels.activations import GROUP, layout_reference, quantize_reference, token_bytes
+from fastllm.kernels.interpreter_codes import MATMUL_ARGS
 from fastllm.kernels.layouts import LAYOUTS, native_unit_columns
 from fastllm.quants import BLOCKS, dequantize
 from tests.kernels.samples import FLOATS, aligned, aligned_copy, pack_rows, random_rows
@@ -126,6 +127,13 @@ def test_bits_of_more_tokens_than_share_a_pass(product):
     x = product.inputs(150)
     together = product(x)
     assert same_bits(np.concatenate([product(x[t : t + 1]) for t in range(150)]), together)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 13])
+def test_bits_do_not_depend_on_prefetch(product, num_tokens):
+    """It reads past the end of a matrix, where there may be no memory: only a hint may."""
+    x = product.inputs(num_tokens)
+    assert same_bits(product(x, prefetch=1), product(x))
 
 
 @pytest.mark.parametrize("num_tokens", [1, 7, 70])

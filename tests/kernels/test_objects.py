@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import fastllm
 from fastllm.errors import KernelError
 from fastllm.kernels import objects
+from fastllm.kernels.interpreter_codes import PACK_ARGS
 from fastllm.kernels.layouts import LAYOUTS, pack_reference
 from fastllm.kernels.moves import move_table
 from fastllm.kernels.road import ROADS, choose_road, describe, host_features, road_named
@@ -55,7 +56,7 @@ def check_packer(address):
     native = np.random.default_rng(0).integers(0, 256, (16, 20), np.uint8)
     out = aligned(LAYOUTS["q4_1"].panel_bytes(32))
     moves = move_table("q4_1")
-    pack = objects.callable_at(address, 9)
+    pack = objects.callable_at(address, PACK_ARGS)
     pack(moves.ctypes.data, native.ctypes.data, 20, 16, 20, 1, out.ctypes.data, 0, 1)
     np.testing.assert_array_equal(out, pack_reference("q4_1", native)[0])
 
@@ -212,7 +213,7 @@ def test_a_unit_that_cannot_be_built(cache):
 
 def test_a_call_frees_the_gil(built):
     """ctypes.CFUNCTYPE does, ctypes.PYFUNCTYPE would not."""
-    call = objects.callable_at(objects.addresses([UNIT], BEST)[UNIT], 9)
+    call = objects.callable_at(objects.addresses([UNIT], BEST)[UNIT], PACK_ARGS)
     prototype = next(
         cell.cell_contents
         for cell in call.__closure__

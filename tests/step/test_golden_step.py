@@ -1,0 +1,45 @@
+"""Every family and variant through the native step, against transformers, from both formats."""
+
+import numpy as np
+import pytest
+
+from fastllm.formats.checkpoint import open_checkpoint
+from fastllm.step.runner import Runner
+from tests.golden.cases import cases, materialize, materialize_gguf
+from tests.step.batches import Part, assert_same_bits, feed, feed_cut
+
+# Largest difference allowed, in units of the logits' standard deviation.
+TOLERANCE = 2e-4
+# With keys and values in half precision: 11 bits instead of 24.
+TOLERANCE_F16 = 2e-2
+BLOCKS = (3, 1)
+
+
+@pytest.mark.parametrize("write", [materialize, materialize_gguf], ids=["hf", "gguf"])
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_logits_are_those_of_transformers(case, write, tmp_path):
+    checkpoint = open_checkpoint(write(case, tmp_path / "model"))
+    runner = Runner(checkpoint, n_threads=2, n_ctx=case.n_ctx, num_blocks=4)
+    try:
+        ids = case.token_ids
+        logits = feed(runner, Part(ids, 0, BLOCKS))
+        assert np.abs(logits - case.logits).max() / case.logits.std() <= TOLERANCE
+        # the same bits when the prompt comes in pieces, the last ones token by token
+        cuts = (len(ids) // 2, *range(len(ids) - 3, len(ids)))
+        assert_same_bits(feed_cut(runner, ids, cuts, BLOCKS), logits)
+    finally:
+        runner.close()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "falcon", "opt"])
+def test_half_precision_keys_and_values_are_close(name, tmp_path):
+    from tests.step.models import golden
+
+    checkpoint, case = golden(name, tmp_path / "model")
+    runner = Runner(checkpoint, n_threads=1, n_ctx=case.n_ctx, kv_type="f16")
+    try:
+        logits = feed(runner, Part(case.token_ids, 0, [0]))
+        difference = np.abs(logits - case.logits).max() / case.logits.std()
+        assert TOLERANCE / 100 < difference <= TOLERANCE_F16
+    finally:
+        runner.close()
