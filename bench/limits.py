@@ -2,9 +2,11 @@
 
 * `memory_rate`: bytes per second that threads read from a buffer, one XOR for every 64 bytes. A
   buffer as large as the weights of a model gives the limit of generation: a token reads them once.
-* `integer_peak`: operations per second of the road's integer dot product with all operands in
-  registers (avx512), or with one operand from the first-level cache (the other roads, where a
+* `integer_peak`: operations per second of the road's vector dot product with all operands in
+  registers (amx, avx512), or with one operand from the first-level cache (the other roads, where a
   product of registers would be moved out of the loop). An addition and a multiplication are two.
+* `tile_peak`: the same of AMX tile products, on the road amx. Scales are applied by vector
+  instructions all the same, so no quantized format comes near.
 * `disk_rate`: bytes per second of a file past the page cache.
 
 ``python -m bench.limits`` prints them. The loops are written with the project's own emitter and
@@ -28,12 +30,16 @@ from fastllm.flash.arena import Arena
 from fastllm.kernels.road import choose_road
 from fastllm.machine.disks import DiskRate, read_rate
 
-# Independent sums. avx512: latency 4-5 cycles on two units, rounded up. Elsewhere a sum takes two or four
-# registers of sixteen and its addition one cycle.
+# Independent sums. avx512: latency 4-5 cycles on two units, rounded up. Elsewhere a sum takes two or
+# four registers of sixteen and its addition one cycle.
 CHAINS, CHAINS_SPLIT = 12, 3
 OPS_PER_DOT = 2 * 64  # Emitter.dp: 16 lanes of 4 products
+TILES = 6  # sums; two of the eight tile registers are operands
+OPS_PER_TILE = 2 * 16 * 16 * 64
 STRIDE = 512  # bytes read per round of the loop
 SECONDS = 0.1  # of one measurement
+
+_AREA = 8192  # of a thread: operands, results, tile shapes
 
 Work = Callable[[int], object]
 
@@ -96,7 +102,7 @@ def memory_rate(num_threads: int, nbytes: int, seconds: float = SECONDS) -> floa
     seconds : float
         Least time spent reading.
     """
-    read, _ = _loops()
+    read = _loops()[0]
     strides = nbytes // STRIDE
     with Arena(strides * STRIDE) as arena, crew(num_threads) as threads:
         start = arena.alloc(strides * STRIDE, 64)
@@ -110,18 +116,29 @@ def memory_rate(num_threads: int, nbytes: int, seconds: float = SECONDS) -> floa
 
 
 def integer_peak(num_threads: int, seconds: float = SECONDS) -> float:
-    """Return the operations per second of the integer dot product, the best of several passes."""
-    _, multiply = _loops()
-    rounds = 100_000
-    with Arena(num_threads * 4096) as arena, crew(num_threads) as threads:
-        start = arena.alloc(num_threads * 4096, 4096)
-        arena.view(start, num_threads * 4096)[:] = 3
+    """Return the operations per second of the vector dot product, the best of several passes."""
+    return _peak(_loops()[1], num_threads, _chains() * OPS_PER_DOT, seconds)
 
-        def work(thread: int) -> None:
-            multiply(start + 4096 * thread, rounds)
 
-        best = _best_seconds(threads, work, seconds)
-    return num_threads * rounds * _chains() * OPS_PER_DOT / best
+def tile_peak(num_threads: int, seconds: float = SECONDS) -> float | None:
+    """Return the operations per second of tile products; None where the road has no tiles."""
+    if not has_tiles():
+        return None
+    return _peak(_loops()[2], num_threads, TILES * OPS_PER_TILE, seconds)
+
+
+def has_tiles() -> bool:
+    """Return whether kernels take the road amx."""
+    return choose_road().name == "amx"
+
+
+def _peak(loop: Any, num_threads: int, operations: int, seconds: float) -> float:
+    rounds = 20_000
+    with Arena(num_threads * _AREA) as arena, crew(num_threads) as threads:
+        start = arena.alloc(num_threads * _AREA, 4096)
+        arena.view(start, num_threads * _AREA)[:] = 3
+        best = _best_seconds(threads, lambda thread: loop(start + _AREA * thread, rounds), seconds)
+    return num_threads * rounds * operations / best
 
 
 def disk_rate(path: str | os.PathLike[str]) -> DiskRate:
@@ -141,63 +158,37 @@ def _best_seconds(threads: Crew, work: Work, seconds: float) -> float:
 
 
 def _chains() -> int:
-    return CHAINS if choose_road().name == "avx512" else CHAINS_SPLIT
+    return CHAINS if choose_road().name in ("amx", "avx512") else CHAINS_SPLIT
 
 
 @cache
-def _loops() -> tuple[Any, Any]:
-    """Compile (read(address, strides), multiply(address, rounds)); both without the GIL."""
+def _loops() -> tuple[Any, Any, Any]:
+    """Compile read(address, strides), multiply(address, rounds), tiles(address, rounds).
+
+    They hold no GIL; without tiles the third is None.
+    """
     road = choose_road()
     if "numba" not in sys.modules:
         os.environ["NUMBA_CPU_NAME"] = road.cpu
         os.environ["NUMBA_CPU_FEATURES"] = road.features
-    from fastllm.kernels.emit import Emitter, Value, kernel, v16i32
+    from bench import loops
+    from fastllm.kernels.emit import kernel
     from fastllm.kernels.jit import compiled
 
-    def read(e: Emitter, start: Value, strides: Value) -> None:
-        def stride(i: Value, sums: list[Value]) -> list[Value]:
-            at = e.add(start, e.mul(i, STRIDE))
-            for piece in range(STRIDE // 64):
-                value = e.ordered_load(at, v16i32, 64 * piece, 64)
-                chain = piece % len(sums)
-                sums[chain] = e.b.xor(sums[chain], value)
-            return sums
+    def loop(generate: Any) -> Any:
+        once = kernel(road, 2, generate)
 
-        sums = e.loop(strides, [e.splat(0, v16i32)] * 4, stride)
-        total = sums[0]
-        for other in sums[1:]:
-            total = e.b.xor(total, other)
-        e.store(total, start, 0, 64)  # or nothing would have to be read
+        @compiled
+        def run(address: int, count: int) -> None:
+            once(address, count)
 
-    chains = _chains()
+        return run
 
-    def multiply(e: Emitter, place: Value, rounds: Value) -> None:
-        in_registers = road.name == "avx512"
-        u = e.load(place, v16i32, 0, 64)
-        s = e.load(place, v16i32, 64, 64)
-
-        def step(_i: Value, sums: list[Value]) -> list[Value]:
-            return [
-                e.dp(total, u if in_registers else e.ordered_load(place, v16i32, 128, 64), s)
-                for total in sums
-            ]
-
-        # chains start from different values, or LLVM would merge them
-        start = [e.splat(chain, v16i32) for chain in range(chains)]
-        for chain, total in enumerate(e.loop(rounds, start, step)):
-            e.store(total, place, 1024 + 64 * chain, 64)
-
-    read_once, multiply_once = kernel(road, 2, read), kernel(road, 2, multiply)
-
-    @compiled
-    def read_loop(start: int, strides: int) -> None:
-        read_once(start, strides)
-
-    @compiled
-    def multiply_loop(place: int, rounds: int) -> None:
-        multiply_once(place, rounds)
-
-    return read_loop, multiply_loop
+    return (
+        loop(loops.read(STRIDE)),
+        loop(loops.multiply(_chains())),
+        loop(loops.tiles(TILES)) if has_tiles() else None,
+    )
 
 
 def main() -> None:
@@ -216,6 +207,9 @@ def main() -> None:
             f"integer peak, {num_threads} threads, {choose_road().name}: "
             f"{statistics.median(peaks) / 1e9:.0f} Gop/s"
         )
+        tiles = tile_peak(num_threads)
+        if tiles is not None:
+            print(f"tile peak, {num_threads} threads: {tiles / 1e9:.0f} Gop/s")
     if len(sys.argv) > 1:
         rate = disk_rate(sys.argv[1])
         how = "past" if rate.direct else "through"

@@ -43,6 +43,8 @@ class Product:
     rows, columns : int
         Rows are rounded up to whole panels.
     num_tokens : int
+    num_threads : int
+        Most threads that will share the work.
 
     Attributes
     ----------
@@ -52,7 +54,9 @@ class Product:
         A multiplication and an addition for each weight and token.
     """
 
-    def __init__(self, name: str, rows: int, columns: int, num_tokens: int) -> None:
+    def __init__(
+        self, name: str, rows: int, columns: int, num_tokens: int, num_threads: int
+    ) -> None:
         road, layout = choose_road(), LAYOUTS[name]
         panel = pack_reference(name, native_rows(name, columns))
         self.num_panels = -(-rows // ROWS)
@@ -61,13 +65,15 @@ class Product:
         x = np.random.default_rng(1).standard_normal((num_tokens, columns)).astype(np.float32)
         tiles = layout_reference(layout.activations, x, road.tiles)
         ldy = 4 * ROWS * self.num_panels
-        self._arena = Arena(self.nbytes + tiles.nbytes + num_tokens * ldy + (64 << 10))
+        scratch = -(-MATMUL_SCRATCH // 4096) * 4096  # of a thread, on pages of its own
+        room = num_threads * scratch + 16384  # and for alignment
+        self._arena = Arena(self.nbytes + tiles.nbytes + num_tokens * ldy + room)
         w, t, y = (
             self._arena.alloc(size, 64) for size in (self.nbytes, tiles.nbytes, num_tokens * ldy)
         )
         self._arena.view(w, self.nbytes).reshape(self.num_panels, -1)[:] = panel
         self._arena.view(t, tiles.nbytes)[:] = tiles
-        self._scratch = [self._arena.alloc(MATMUL_SCRATCH, 4096) for _ in range(8)]
+        self._scratch = [self._arena.alloc(scratch, 4096) for _ in range(num_threads)]
         unit = f"mm_{name}"
         self._call = callable_at(addresses([unit], road)[unit], MATMUL_ARGS)
         self._before = (

@@ -35,11 +35,18 @@ def run_beside(
 def note_rate(
     benchmark: BenchmarkFixture, unit: str, count: float, limit_name: str, limit: float
 ) -> None:
-    """Write ``count`` units a round as a rate, and as a share of a limit (both in 1e9 a second)."""
+    """Write ``count`` units a round as a rate in 1e9 a second, and as a share of a limit."""
     seconds = median_s(benchmark)
-    if seconds is None:
-        return
-    rate = count / seconds
-    benchmark.extra_info[unit] = round(rate / 1e9, 2)
-    benchmark.extra_info[limit_name] = round(limit / 1e9, 2)
-    benchmark.extra_info[f"share_of_{limit_name}"] = round(rate / limit, 3)
+    if seconds is not None:
+        benchmark.extra_info[unit] = round(count / seconds / 1e9, 2)
+        note_limit(benchmark, count, limit_name, limit)
+
+
+def note_limit(
+    benchmark: BenchmarkFixture, count: float, limit_name: str, limit: float | None
+) -> None:
+    """Write a limit in 1e9 a second and the share of it that was reached; None: there is none."""
+    seconds = median_s(benchmark)
+    if seconds is not None and limit is not None:
+        benchmark.extra_info[limit_name] = round(limit / 1e9, 2)
+        benchmark.extra_info[f"share_of_{limit_name}"] = round(count / seconds / limit, 3)

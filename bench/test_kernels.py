@@ -10,9 +10,9 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.limits import crew, integer_peak, memory_rate
+from bench.limits import crew, integer_peak, memory_rate, tile_peak
 from bench.matrices import FLOATS, Product
-from bench.measure import note_rate, run_beside
+from bench.measure import note_limit, note_rate, run_beside
 from fastllm.kernels.layouts import LAYOUTS, native_unit_columns
 
 WEIGHT_BYTES = 64 << 20  # one token: far beyond a core's own caches, as a model is
@@ -33,7 +33,7 @@ def test_one_token(
 ) -> None:
     benchmark.group = f"one token, {num_threads} threads"
     rows = max(16, 16 * (WEIGHT_BYTES // LAYOUTS[name].panel_bytes(columns)))
-    with Product(name, rows, columns, 1) as product, crew(num_threads) as threads:
+    with Product(name, rows, columns, 1, num_threads) as product, crew(num_threads) as threads:
         limit = run_beside(
             benchmark,
             lambda: memory_rate(num_threads, product.nbytes),
@@ -46,7 +46,7 @@ def test_one_token(
 def test_prompt(benchmark: BenchmarkFixture, name: str, columns: int, num_threads: int) -> None:
     benchmark.group = f"{PROMPT} tokens, {num_threads} threads"
     with (
-        Product(name, WEIGHTS // columns, columns, PROMPT) as product,
+        Product(name, WEIGHTS // columns, columns, PROMPT, num_threads) as product,
         crew(num_threads) as threads,
     ):
         limit = run_beside(
@@ -55,3 +55,4 @@ def test_prompt(benchmark: BenchmarkFixture, name: str, columns: int, num_thread
         if name in FLOATS:
             benchmark.extra_info["multiplies"] = "float32"
         note_rate(benchmark, "gop_per_s", product.operations, "integer_peak", limit)
+        note_limit(benchmark, product.operations, "tile_peak", tile_peak(num_threads))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.limits import integer_peak
-from bench.measure import median_s, note_rate, run_beside
+from bench.limits import integer_peak, tile_peak
+from bench.measure import median_s, note_limit, note_rate, run_beside
 from fastllm import LLM, SamplingParams
 from fastllm.cli.summary import summarize
 
@@ -37,7 +37,9 @@ def test_prefill(benchmark: BenchmarkFixture, model: Path, num_threads: int) -> 
             rounds=ROUNDS,
             warmup_rounds=1,
         )
-        note_rate(benchmark, "gop_per_s", 2 * weights * TOKENS, "integer_peak", limit)
+        operations = 2 * weights * TOKENS
+        note_rate(benchmark, "gop_per_s", operations, "integer_peak", limit)
+        note_limit(benchmark, operations, "tile_peak", tile_peak(num_threads))
         seconds = median_s(benchmark)
         if seconds is not None:
             benchmark.extra_info["tokens_per_s"] = round(TOKENS / seconds, 1)

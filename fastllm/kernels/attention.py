@@ -179,7 +179,7 @@ def attention(road: Road) -> Attention:
     load, store, mul, fma, splat = m.load, m.store, m.mul, m.fma, m.splat
     load_f32, store_f32, load_i32 = m.load_f32, m.store_f32, m.load_i32
     load_half, zero, exp2_scalar = m.load_half, m.zero, f.exp2_scalar
-    registers = road.name == "avx512"
+    registers = road.name in ("amx", "avx512")
     together = 4 if registers else 1
     scores = [
         [kernel(road, 5, _scores(r, together, half)) for r in range(1, ROWS + 1)]

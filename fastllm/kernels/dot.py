@@ -77,9 +77,9 @@ def dot_generator(name: str, size: int, ahead: int = 0) -> Callable[..., None]:
     It writes ``y[token][0:16]``, float32, for `size` tokens. `ahead`: bytes between a load of
     weights and the software prefetch beside it, 0 for none.
     """
-    families: dict[str, type[_Block32] | type[_Block256] | type[_Float]] = {
-        "q32": _Block32,
-        "q256": _Block256,
+    families: dict[str, type[Block32] | type[Block256] | type[_Float]] = {
+        "q32": Block32,
+        "q256": Block256,
         "f32": _Float,
     }
     family = families[LAYOUTS[name].activations]
@@ -95,7 +95,7 @@ def dot_generator(name: str, size: int, ahead: int = 0) -> Callable[..., None]:
 
 
 # --------------------------------------------------------------------------- a scale per 32 columns
-class _Block32(_Tile):
+class Block32(_Tile):
     """q4_0 q4_1 q5_0 q5_1 q8_0 iq4_nl."""
 
     def __init__(self, e: Emitter, name: str, size: int, ahead: int) -> None:
@@ -108,6 +108,7 @@ class _Block32(_Tile):
         self.offset_shift = {"q4_0": 4, "q5_0": 3}.get(name, 0)
 
     def run(self, panel: Value, x: Value, units: Value, _scratch: Value) -> list[Value]:
+        """Return the tokens' accumulators after all units of a panel."""
         e, layout = self.e, self.layout
         group = 44 * self.size
 
@@ -126,6 +127,7 @@ class _Block32(_Tile):
     def block(
         self, w: Value, s: int, a: Value, d: Value, minimum: Value | None, sums: list[Value]
     ) -> list[Value]:
+        """Add block s of the unit at w to the accumulators."""
         e, size = self.e, self.size
         start = []
         for t in self.tokens:
@@ -135,14 +137,17 @@ class _Block32(_Tile):
             minus_sum = e.sar(e.bcast(a, v16i32, 8 * size + 4 * t), self.offset_shift)
             start.append(e.wide_start(minus_sum) if self.wide else minus_sum)
         dots = self.dots(self.codes(w, s), a, 12 * size, start, self.wide)
-        out = []
-        for t in self.tokens:
-            dx = e.bcast(a, v16f32, 4 * t)
-            acc = e.fma(e.to_float(dots[t]), e.b.fmul(d, dx), sums[t])
-            if minimum is not None:
-                acc = e.fma(minimum, e.bcast(a, v16f32, 4 * size + 4 * t), acc)
-            out.append(acc)
-        return out
+        return [self.scaled(a, t, dots[t], d, minimum, sums[t]) for t in self.tokens]
+
+    def scaled(
+        self, a: Value, t: int, dot: Value, d: Value, minimum: Value | None, acc: Value
+    ) -> Value:
+        """Add a block's dot product to a token's accumulator."""
+        e = self.e
+        acc = e.fma(e.to_float(dot), e.b.fmul(d, e.bcast(a, v16f32, 4 * t)), acc)
+        if minimum is not None:
+            acc = e.fma(minimum, e.bcast(a, v16f32, 4 * self.size + 4 * t), acc)
+        return acc
 
     def codes(self, w: Value, s: int) -> Pairs:
         """Pieces of block s of the unit at w, in address order."""
@@ -189,7 +194,7 @@ class _Scales:
         return self.e.load(self.e.add(self.scratch, self.e.mul(s, 64)), v16f32, 0, 64)
 
 
-class _Block256(_Tile):
+class Block256(_Tile):
     """q2_k q3_k q4_k q5_k q6_k iq4_xs."""
 
     def __init__(self, e: Emitter, name: str, size: int, ahead: int) -> None:
@@ -200,16 +205,10 @@ class _Block256(_Tile):
         self.codes_at = 84 * size
 
     def run(self, panel: Value, x: Value, units: Value, scratch: Value) -> list[Value]:
+        """Return the tokens' accumulators after all units of a panel."""
         e = self.e
         group = 340 * self.size
-        steps, chunk = {
-            "q2_k": (4, self.chunk_q2),
-            "q3_k": (4, self.chunk_q3),
-            "q4_k": (4, self.chunk_q4),
-            "q5_k": (4, self.chunk_q4),
-            "q6_k": (4, self.chunk_q6),
-            "iq4_xs": (8, self.chunk_iq4),
-        }[self.name]
+        steps, chunk = self.chunks()
 
         def unit(i: Value, sums: list[Value]) -> list[Value]:
             w = e.add(panel, e.mul(i, self.layout.unit_bytes))
@@ -225,37 +224,44 @@ class _Block256(_Tile):
 
             zeros = [e.splat(0.0, v16f32)] * self.size
             totals = e.loop(steps, zeros, step, unroll=self.unroll)
-            sums = self.finish(a, sums, totals, d)
+            sums = [self.scaled(a, t, totals[t], d, sums[t]) for t in self.tokens]
             if minima:
-                sums = self.minima(a, sums, minima, dmin)
+                sums = [self.minus_minima(a, t, minima, dmin, sums[t]) for t in self.tokens]
             return sums
 
         return e.loop(units, [e.splat(0.0, v16f32)] * self.size, unit)
 
-    def finish(self, a: Value, sums: list[Value], totals: list[Value], d: Value) -> list[Value]:
-        e = self.e
-        return [
-            e.fma(totals[t], e.b.fmul(d, e.bcast(a, v16f32, 4 * t)), sums[t])
-            for t in self.tokens
-        ]
+    def chunks(self) -> tuple[int, Callable[[Value, Value, Any], list[tuple[Any, list[Value]]]]]:
+        """Return (how many chunks make a super-block, what computes one)."""
+        return {
+            "q2_k": (4, self.chunk_q2),
+            "q3_k": (4, self.chunk_q3),
+            "q4_k": (4, self.chunk_q4),
+            "q5_k": (4, self.chunk_q4),
+            "q6_k": (4, self.chunk_q6),
+            "iq4_xs": (8, self.chunk_iq4),
+        }[self.name]
 
-    def minima(
-        self, a: Value, sums: list[Value], minima: Sequence[Value], dmin: Value
-    ) -> list[Value]:
+    def scaled(self, a: Value, t: int, total: Value, d: Value, acc: Value) -> Value:
+        """Add a super-block's total to a token's accumulator."""
+        e = self.e
+        return e.fma(total, e.b.fmul(d, e.bcast(a, v16f32, 4 * t)), acc)
+
+    def minus_minima(
+        self, a: Value, t: int, minima: Sequence[Value], dmin: Value, acc: Value
+    ) -> Value:
         """Subtract dmin * dx * sum of (minimum of a sub-block * sum of its activations)."""
         e, size = self.e, self.size
-        totals = [self.zero] * size
+        total = self.zero
         for s, m in enumerate(minima):
-            for t in self.tokens:
-                if self.name == "q2_k":  # 16 minima against -32 * sums of 16
-                    x = e.bcast(a, v16i32, self.sums_at + 4 * (s * size + t))
-                    totals[t] = e.b.add(totals[t], e.b.mul(m, x))
-                else:  # 4 pairs of int16 minima against int16 sums of 32
-                    x = e.bcast(a, v16i32, 4 * size + 4 * (s * size + t))
-                    totals[t] = e.dp_pairs(totals[t], m, x)
-        factor = 1 / 32 if self.name == "q2_k" else -1.0
-        floats = [e.to_float(total) for total in totals]
-        return self.finish(a, sums, floats, e.b.fmul(dmin, e.splat(factor, v16f32)))
+            if self.name == "q2_k":  # 16 minima against -32 * sums of 16
+                x = e.bcast(a, v16i32, self.sums_at + 4 * (s * size + t))
+                total = e.b.add(total, e.b.mul(m, x))
+            else:  # 4 pairs of int16 minima against int16 sums of 32
+                x = e.bcast(a, v16i32, 4 * size + 4 * (s * size + t))
+                total = e.dp_pairs(total, m, x)
+        factor = e.splat(1 / 32 if self.name == "q2_k" else -1.0, v16f32)
+        return self.scaled(a, t, e.to_float(total), e.b.fmul(dmin, factor), acc)
 
     def header(self, w: Value) -> tuple[Value, Value, list[Value], list[Value]]:
         """(d, dmin, scale of each sub-block, minima as `minima` wants them)."""
@@ -308,6 +314,7 @@ class _Block256(_Tile):
         return d, dmin, [e.byte(low[s // 4], s % 4) for s in range(8)], pairs
 
     def signed_byte(self, v: Value, index: int) -> Value:
+        """Signed byte `index` of every dword."""
         return self.e.sar(self.e.shl(v, 24 - 8 * index), 24)
 
     def starts(self, a: Value, s: Any, shift: int) -> list[Value]:
@@ -359,6 +366,7 @@ class _Block256(_Tile):
         return out
 
     def chunk_q6(self, w: Value, a: Value, j: Any) -> list[tuple[Any, list[Value]]]:
+        """q6_k: 4 low and 2 high bits, by quarters."""
         e, b = self.e, self.e.b
         at = e.add(w, e.mul(j, 768))
         loaded = [self.piece(at, 320 + 64 * g) for g in range(12)] if self.unroll else None
@@ -375,6 +383,7 @@ class _Block256(_Tile):
         return self._quarter(a, j, 0, code)
 
     def chunk_q3(self, w: Value, a: Value, j: Any) -> list[tuple[Any, list[Value]]]:
+        """q3_k: 2 low bits and a mask, by quarters."""
         e, b = self.e, self.e.b
         at = e.add(w, e.mul(j, 256))
         loaded = [self.piece(at, 768 + 64 * g) for g in range(4)] if self.unroll else None
@@ -392,6 +401,7 @@ class _Block256(_Tile):
         return self._quarter(a, j, 3, code)
 
     def chunk_q2(self, w: Value, a: Value, j: Any) -> list[tuple[Any, list[Value]]]:
+        """q2_k: 2 bits, by quarters."""
         e, b = self.e, self.e.b
         at = e.add(w, e.mul(j, 256))
         loaded = [self.piece(at, 320 + 64 * g) for g in range(4)] if self.unroll else None
@@ -403,6 +413,7 @@ class _Block256(_Tile):
         return self._quarter(a, j, None, code)
 
     def chunk_iq4(self, w: Value, a: Value, j: Any) -> list[tuple[Any, list[Value]]]:
+        """iq4_xs: 32 columns through the table of values."""
         e, b, size = self.e, self.e.b, self.size
         at = e.add(w, e.mul(j, 256))
         pairs: list[tuple[Callable[[], Value], int]] = []

@@ -51,7 +51,8 @@ class Emitter:
 
     def __init__(self, builder: Any, road: Road) -> None:
         self.b = builder
-        self.road = road.name
+        # amx is avx512 and tiles besides: one code for everything else
+        self.road = "avx512" if road.name == "amx" else road.name
         self.has_fma = bool(road.needs) or road.cpu == "generic"
 
     # ---------------------------------------------------------------- constants and addresses

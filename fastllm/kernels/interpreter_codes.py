@@ -11,7 +11,12 @@ PAGE = 64  # positions of a KV page
 CHUNK_PAGES = 8  # pages of an attention chunk: work to share between threads, and few merges
 STATE_BYTES = 16  # of an attention row: maximum, sum, last rescale
 TILE_ROWS = 64  # query rows (tokens x heads of a group) that share a widened page
-MATMUL_SCRATCH = 1024 + 8 * 64  # decoded scales, then a tile of results (8 tokens x 16 rows)
+SCALES_BYTES = 1024  # decoded scales of a super-block: 16 vectors
+# Tokens that share one pass over a thread's panels. Activations of a block should stay in the
+# second-level cache while panels pass: 64 tokens x 4096 columns x 1.33 bytes = 350 KB.
+TOKEN_BLOCK = 64
+# Scratch of a matrix kernel: scales, results (a block of tokens x 16 rows), AMX operands.
+MATMUL_SCRATCH = SCALES_BYTES + 64 * TOKEN_BLOCK + 6144 + 64
 
 
 def scratch_layout(max_columns: int, max_dim: int) -> dict[str, int]:

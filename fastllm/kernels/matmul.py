@@ -1,7 +1,8 @@
 """The matrix product of one weight format: ``y[token][row] (+)= W[row] . x[token] (+ bias[row])``.
 
 One object file holds one format. Work is split by panels: a thread walks its own panels once for
-every block of tokens, reading each panel as one linear stream.
+every block of tokens, reading each panel as one linear stream. On the road amx, tokens go through
+tiles sixteen at a time as far as they fill them.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastllm.kernels import amx
 from fastllm.kernels.dot import dot_generator
 from fastllm.kernels.emit import kernel
+from fastllm.kernels.interpreter_codes import SCALES_BYTES, TOKEN_BLOCK
 from fastllm.kernels.jit import compiled
+from fastllm.kernels.layouts import LAYOUTS
 from fastllm.kernels.memory import memory
 from fastllm.kernels.road import Road
 
-# Tokens that share one pass over a thread's panels. Activations of a block should stay in the
-# second-level cache while panels pass: 64 tokens x 4096 columns x 1.33 bytes = 350 KB.
-TOKEN_BLOCK = 64
 # One token waits for memory. Intel's prefetchers stop where a stream is mixed with arithmetic (70
 # to 75 % of the read rate for q4_1, q4_k, q6_k on Sapphire Rapids); asking 2 KiB ahead brings 93
 # to 104 %. On Zen 4 the same request costs a third, so the caller decides (`prefetch`).
@@ -34,11 +35,20 @@ def matmul(road: Road, name: str) -> Callable[..., Any]:
     """
     m = memory(road)
     load, store, add16 = m.load, m.store, m.add
-    sizes = road.tiles + (1,) * (4 - len(road.tiles))
-    dots = {s: kernel(road, 6, dot_generator(name, s)) for s in set(sizes)}
-    size_a, size_b, size_c, size_d = sizes
-    dot_a, dot_b, dot_c, dot_d = (dots[s] for s in sizes)
+    tiled = road.name == "amx" and LAYOUTS[name].activations != "f32"
+    # a tile of 16 without tiles (float weights) is a kernel of 16 like the others
+    sizes = road.tiles + (1,) * (5 - len(road.tiles))
+    dots = {s: kernel(road, 6, dot_generator(name, s)) for s in set(sizes) if s < 16 or not tiled}
+    size_a, size_b, size_c, size_d, size_e = sizes
+    dot_a, dot_b, dot_c, dot_d, dot_e = (dots.get(s, dots[1]) for s in sizes)
     dot_ahead = kernel(road, 6, dot_generator(name, 1, AHEAD))
+    group = amx.TOKENS if tiled else 1 << 30  # no batch fills a group where there are no tiles
+    nothing = kernel(road, 1, lambda _e, _a: None)
+    configure = kernel(road, 1, amx.configure(name)) if tiled else nothing
+    release = kernel(road, 0, amx.release) if tiled else kernel(road, 0, lambda _e: None)
+    dot_groups = kernel(
+        road, 7, amx.tiles_generator(name) if tiled else lambda _e, *_args: None
+    )
 
     @compiled
     def finish(out: int, y: int, ldy: int, tokens: int, bias: int, add: int) -> None:
@@ -66,13 +76,22 @@ def matmul(road: Road, name: str) -> Callable[..., Any]:
         prefetch: int,
         scratch: int,
     ) -> int:
-        out = scratch + 1024
+        out = scratch + SCALES_BYTES
+        tiles = out + 64 * TOKEN_BLOCK
+        grouped = num_tokens // group * group
+        if grouped > 0:
+            configure(tiles)
         for begin in range(0, num_tokens, TOKEN_BLOCK):
             end = min(num_tokens, begin + TOKEN_BLOCK)
             for p in range(first, last):
                 w = panels + p * panel_bytes
                 b = bias + 64 * p if bias != 0 else 0
                 t = begin
+                if begin < grouped:
+                    n = min(grouped, end) - begin
+                    dot_groups(w, x + t * token_bytes, out, n // group, token_bytes, units, tiles)
+                    finish(out, y + t * ldy + 64 * p, ldy, n, b, add)
+                    t += n
                 while t < end:
                     left = num_tokens - t
                     a = x + t * token_bytes
@@ -88,11 +107,16 @@ def matmul(road: Road, name: str) -> Callable[..., Any]:
                     elif left >= size_c:
                         dot_c(w, a, out, 64, units, scratch)
                         n = size_c
-                    else:
+                    elif left >= size_d:
                         dot_d(w, a, out, 64, units, scratch)
                         n = size_d
+                    else:
+                        dot_e(w, a, out, 64, units, scratch)
+                        n = size_e
                     finish(out, y + t * ldy + 64 * p, ldy, n, b, add)
                     t += n
+        if grouped > 0:
+            release()
         return 0
 
     return product

@@ -101,25 +101,28 @@ def _quantize256(e: Emitter, x: Value, out: Value, size: Value, token: Value) ->
 
 
 def tile_of(road: Road) -> Callable[..., Any]:
-    """Compiled function (num_tokens, token) -> first token of its tile * 16 + tile size."""
-    sizes = road.tiles + (1,) * (4 - len(road.tiles))
-    size_a, size_b, size_c, size_d = sizes
+    """Compiled function (num_tokens, token) -> first token of its tile * 32 + tile size."""
+    size_a, size_b, size_c, size_d, size_e = road.tiles + (1,) * (5 - len(road.tiles))
 
     @compiled
     def place(num_tokens: int, token: int) -> int:
         start = num_tokens // size_a * size_a
         if token < start:
-            return (token // size_a * size_a) * 16 + size_a
+            return (token // size_a * size_a) * 32 + size_a
         if num_tokens - start >= size_b:
             if token < start + size_b:
-                return start * 16 + size_b
+                return start * 32 + size_b
             start += size_b
         if num_tokens - start >= size_c:
             if token < start + size_c:
-                return start * 16 + size_c
+                return start * 32 + size_c
             start += size_c
-        first = start + (token - start) // size_d * size_d
-        return first * 16 + size_d
+        if num_tokens - start >= size_d:
+            if token < start + size_d:
+                return start * 32 + size_d
+            start += size_d
+        first = start + (token - start) // size_e * size_e
+        return first * 32 + size_e
 
     return place
 
@@ -159,7 +162,7 @@ def quantizer(road: Road) -> Callable[..., Any]:
         token: int,
     ) -> None:
         where = place(num_tokens, token)
-        start, size = where >> 4, where & 15
+        start, size = where >> 5, where & 31
         tile, inside = x + start * token_bytes, token - start
         if kind == 1:
             group = first // 32

@@ -7,9 +7,12 @@ CPU that can run it, and one cache entry (or one file in a wheel) serves them al
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fastllm.errors import KernelError
 from fastllm.machine.features import cpu_info
@@ -28,7 +31,8 @@ class Road:
     needs : frozenset of str
         LLVM feature names that the CPU must have.
     tiles : tuple of int
-        Token counts that a matrix kernel takes at once, largest first (registers decide).
+        Token counts that a matrix kernel takes at once, largest first (registers decide; 16 is a
+        tile of AMX).
     """
 
     name: str
@@ -45,6 +49,13 @@ _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "a
 ROADS: tuple[Road, ...]
 if _X86:
     ROADS = (
+        Road(
+            "amx",
+            "x86-64-v4",
+            "+avx512vnni,+amx-tile,+amx-int8",
+            _AVX512 | {"amx-tile", "amx-int8"},
+            (16, 8, 4, 2, 1),
+        ),
         Road("avx512", "x86-64-v4", "+avx512vnni", _AVX512, (8, 4, 2, 1)),
         Road("avx2", "x86-64-v3", "", _AVX2, (4, 2, 1)),
         Road("generic", "x86-64", "", frozenset(), (2, 1)),
@@ -54,10 +65,26 @@ else:
 
 
 def host_features() -> frozenset[str]:
-    """LLVM's names of the features of the CPU this process runs on."""
+    """LLVM's names of the features that this process may use on the CPU it runs on."""
     import llvmlite.binding as llvm
 
-    return frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
+    features = {name for name, on in llvm.get_host_cpu_features().items() if on}
+    if "amx-tile" in features and not _tiles_allowed():
+        features -= {"amx-tile", "amx-int8"}
+    return frozenset(features)
+
+
+@lru_cache(maxsize=1)
+def _tiles_allowed() -> bool:
+    """Ask Linux for the 8 KiB of tile state; it is granted per process, for all threads."""
+    if sys.platform != "linux":
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    try:
+        libc = ctypes.CDLL(None)
+        return bool(libc.syscall(arch_prctl, request_permission, tile_data) == 0)
+    except (OSError, AttributeError):
+        return False
 
 
 def road_named(name: str) -> Road:

@@ -1,0 +1,65 @@
+"""The memory of the KV cache: sizes and places."""
+
+import pytest
+
+from fastllm.cache.kv_cache import (
+    BLOCK_SIZE,
+    KVCache,
+    block_bytes,
+    padded_head_dim,
+    page_bytes,
+)
+from fastllm.formats.checkpoint import open_checkpoint
+from fastllm.models.bind import bind
+from tests.golden.cases import case, materialize
+
+
+@pytest.fixture(params=["llama", "llama-head-dim", "gemma3", "falcon-new"])
+def decoder(request, tmp_path):
+    return bind(open_checkpoint(materialize(case(request.param), tmp_path / "model"))).decoder
+
+
+def test_padded_head_dim():
+    assert [padded_head_dim(n) for n in (1, 12, 16, 17, 64, 80, 100)] == [
+        16, 16, 16, 32, 64, 80, 112,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kv_type", "size"), [("f16", 2), ("f32", 4)])
+def test_page_bytes(kv_type, size):
+    """Keys and values of 64 positions."""
+    assert page_bytes(64, kv_type) == 2 * 64 * 64 * size
+    assert page_bytes(18, kv_type) == 2 * 64 * 32 * size
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "f32"])
+@pytest.mark.parametrize("num_blocks", [1, 7])
+def test_layers_lie_apart(decoder, kv_type, num_blocks):
+    cache = KVCache(decoder, num_blocks, kv_type)
+    try:
+        spans = []
+        for layer, address, stride in zip(
+            decoder.layers, cache.layer_addresses, cache.layer_strides, strict=True
+        ):
+            attention = layer.attention
+            assert address % 64 == 0
+            assert stride == attention.num_kv_heads * page_bytes(attention.head_dim, kv_type)
+            spans.append((address, address + stride * num_blocks))
+        spans.sort()
+        assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+        assert spans[-1][1] - spans[0][0] == cache.nbytes
+        assert cache.nbytes == num_blocks * block_bytes(decoder, kv_type)
+    finally:
+        cache.close()
+
+
+def test_half_precision_takes_half(decoder):
+    assert block_bytes(decoder, "f32") == 2 * block_bytes(decoder, "f16")
+    assert block_bytes(decoder) == block_bytes(decoder, "f16")
+    assert BLOCK_SIZE == 64
+
+
+def test_close_twice(decoder):
+    cache = KVCache(decoder, 2)
+    cache.close()
+    cache.close()
