@@ -6,8 +6,8 @@
         [--peer llama-cpp-python] [-p 512] [-n 128] [-t 2] [--rounds 5] [-o md|json]
 
 Every round runs every engine once, as a process of its own that loads the model, warms up and
-measures; the order rotates from round to round. A ratio is taken within a round, because on a shared
-machine figures of different minutes cannot be compared. Both engines' own ``-r`` is `--repetitions`.
+measures; the order rotates from round to round. A ratio is taken within a round, because on a
+shared machine figures of different minutes cannot be compared. ``-r`` is passed on to each engine.
 
 Ours samples greedily while it generates; llama-bench feeds random tokens and does not sample.
 """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_benchmark.logger import PytestBenchmarkWarning
 
 from fastllm.hub.store import Store
 
@@ -18,7 +20,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Save and compare in bench/baseline unless told otherwise."""
     if getattr(config.option, "benchmark_storage", None) == DEFAULT_STORAGE:
         config.option.benchmark_storage = BASELINE.as_uri()
-    # Another machine than the baseline's is a remark of the report, not an error.
+    # Another machine than the baseline's is a remark, not an error: while pytest configures itself
+    # (the baseline is read then), and later.
+    warnings.filterwarnings("default", category=PytestBenchmarkWarning)
     config.addinivalue_line(
         "filterwarnings", "default::pytest_benchmark.logger.PytestBenchmarkWarning"
     )
@@ -34,7 +38,7 @@ def pytest_benchmark_update_machine_info(
     from fastllm.machine.cpus import physical_cores, usable_cpus
 
     cpu = machine_info.get("cpu", {})
-    for name in set(machine_info) - {"machine", "python_version", "release", "system"}:
+    for name in set(machine_info) - {"machine", "python_version", "system"}:
         del machine_info[name]
     machine_info["cpu"] = cpu.get("brand_raw", "unknown")
     machine_info["cores"] = len(physical_cores(usable_cpus()))

@@ -28,24 +28,35 @@ from typing import Any
 
 from fastllm.flash.arena import Arena
 from fastllm.kernels.road import choose_road
+from fastllm.machine.cpus import physical_cores, usable_cpus
 from fastllm.machine.disks import DiskRate, read_rate
 
-# Independent sums. avx512: latency 4-5 cycles on two units, rounded up. Elsewhere a sum takes two or
-# four registers of sixteen and its addition one cycle.
+# Independent sums. avx512: latency 4-5 cycles on two units, rounded up. Elsewhere a sum takes two
+# or four registers of sixteen and its addition one cycle.
 CHAINS, CHAINS_SPLIT = 12, 3
 OPS_PER_DOT = 2 * 64  # Emitter.dp: 16 lanes of 4 products
 TILES = 6  # sums; two of the eight tile registers are operands
 OPS_PER_TILE = 2 * 16 * 16 * 64
 STRIDE = 512  # bytes read per round of the loop
 SECONDS = 0.1  # of one measurement
+# Of one pass, at least: waking the other threads takes up to 0.1 ms, and that is no limit.
+PASS_SECONDS = 0.005
 
 _AREA = 8192  # of a thread: operands, results, tile shapes
 
 Work = Callable[[int], object]
 
 
+# Before anything is pinned: the CPU of each core that a thread may have.
+_CPUS = [core.cpus[0] for core in physical_cores(usable_cpus())]
+
+
 class Crew:
-    """Threads that do their shares of a job together; thread 0 is the caller."""
+    """Threads that do their shares of a job together, each on a core; thread 0 is the caller.
+
+    Pinned, because with a stranger busy on one core the scheduler keeps two threads on the other
+    for seconds, and the limit of two threads would be that of one.
+    """
 
     def __init__(self, num_threads: int) -> None:
         self.num_threads = num_threads
@@ -53,24 +64,38 @@ class Crew:
 
     def __call__(self, work: Work) -> None:
         """Run ``work(thread)`` on every thread and wait for all."""
-        others = [self._pool.submit(work, thread) for thread in range(1, self.num_threads)]
+        others = [self._pool.submit(self._on_core, work, n) for n in range(1, self.num_threads)]
         work(0)
         for other in others:
             other.result()
+
+    def _on_core(self, work: Work, thread: int) -> None:
+        pin(thread)
+        work(thread)
 
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown()
 
 
+def pin(thread: int) -> None:
+    """Keep the calling thread on the core of its number, where the system can and has enough."""
+    if hasattr(os, "sched_setaffinity") and thread < len(_CPUS):
+        os.sched_setaffinity(0, {_CPUS[thread]})
+
+
 @contextmanager
 def crew(num_threads: int) -> Iterator[Crew]:
-    """Give a `Crew` for a while."""
+    """Give a `Crew` for a while; the caller may run anywhere again afterwards."""
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     threads = Crew(num_threads)
     try:
+        pin(0)
         yield threads
     finally:
         threads.close()
+        if before is not None:
+            os.sched_setaffinity(0, before)
 
 
 def share(count: int, thread: int, num_threads: int) -> tuple[int, int]:
@@ -108,9 +133,10 @@ def memory_rate(num_threads: int, nbytes: int, seconds: float = SECONDS) -> floa
         start = arena.alloc(strides * STRIDE, 64)
         arena.view(start, strides * STRIDE)[:] = 1  # pages of zeros may all be the same page
 
-        def work(thread: int) -> None:
+        def work(thread: int, repeats: int) -> None:
             first, last = share(strides, thread, num_threads)
-            read(start + first * STRIDE, last - first)
+            for _ in range(repeats):
+                read(start + first * STRIDE, last - first)
 
         return strides * STRIDE / _best_seconds(threads, work, seconds)
 
@@ -133,11 +159,15 @@ def has_tiles() -> bool:
 
 
 def _peak(loop: Any, num_threads: int, operations: int, seconds: float) -> float:
-    rounds = 20_000
+    rounds = 10_000
     with Arena(num_threads * _AREA) as arena, crew(num_threads) as threads:
         start = arena.alloc(num_threads * _AREA, 4096)
         arena.view(start, num_threads * _AREA)[:] = 3
-        best = _best_seconds(threads, lambda thread: loop(start + _AREA * thread, rounds), seconds)
+
+        def work(thread: int, repeats: int) -> None:
+            loop(start + _AREA * thread, rounds * repeats)
+
+        best = _best_seconds(threads, work, seconds)
     return num_threads * rounds * operations / best
 
 
@@ -146,15 +176,25 @@ def disk_rate(path: str | os.PathLike[str]) -> DiskRate:
     return read_rate(path)
 
 
-def _best_seconds(threads: Crew, work: Work, seconds: float) -> float:
-    """Return the least time of one pass. A limit is what the machine can do undisturbed."""
-    threads(work)
+def _best_seconds(threads: Crew, work: Callable[[int, int], None], seconds: float) -> float:
+    """Return the least time of ``work(thread, 1)``, from passes of enough repetitions.
+
+    The least, because a limit is what the machine can do undisturbed.
+    """
+
+    def timed(repeats: int) -> float:
+        begin = time.perf_counter()
+        threads(lambda thread: work(thread, repeats))
+        return time.perf_counter() - begin
+
+    timed(1)  # compiles, and touches the memory
+    repeats = 1
+    while timed(repeats) < PASS_SECONDS:
+        repeats *= 2
     times: list[float] = []
     while sum(times) < seconds or len(times) < 3:
-        begin = time.perf_counter()
-        threads(work)
-        times.append(time.perf_counter() - begin)
-    return min(times)
+        times.append(timed(repeats))
+    return min(times) / repeats
 
 
 def _chains() -> int:

@@ -83,12 +83,13 @@ class Product:
         )  # fmt: skip
         self._after = (0, 0, int(wants_prefetch()))
 
-    def __call__(self, threads: Crew) -> None:
-        """Multiply once; every thread takes its part of the panels."""
+    def __call__(self, threads: Crew, repeats: int = 1) -> None:
+        """Multiply; every thread takes its part of the panels, `repeats` times without meeting."""
 
         def work(thread: int) -> None:
             panels = share(self.num_panels, thread, threads.num_threads)
-            self._call(*self._before, *panels, *self._after, self._scratch[thread])
+            for _ in range(repeats):
+                self._call(*self._before, *panels, *self._after, self._scratch[thread])
 
         threads(work)
 

@@ -18,18 +18,24 @@ def run_beside(
     benchmark: BenchmarkFixture,
     limit: Callable[[], float],
     run: Callable[[], object],
-    **pedantic: int,
+    **counts: int,
 ) -> float:
     """Run a benchmark between two measurements of its limit and return the larger of these.
 
     Neighbours on a shared machine come and go; a limit measured minutes ago says nothing.
     """
     before = limit()
-    if pedantic:
-        benchmark.pedantic(run, **pedantic)
+    if counts:
+        in_rounds(benchmark, run, **counts)
     else:
         benchmark(run)
     return max(before, limit())
+
+
+def in_rounds(benchmark: BenchmarkFixture, run: Callable[[], object], **counts: int) -> None:
+    """Run a benchmark with given ``rounds`` and ``warmup_rounds``."""
+    pedantic: Any = benchmark.pedantic  # has no types
+    pedantic(run, **counts)
 
 
 def note_rate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import fastllm
+from bench.measure import in_rounds
 
 PACKAGE = str(Path(fastllm.__file__).parents[1])
 
@@ -32,14 +32,14 @@ def python(*arguments: str, **environment: str) -> None:
 def test_import(benchmark: BenchmarkFixture, code: str) -> None:
     """``pass`` is Python's own start, to be subtracted."""
     benchmark.group = "import"
-    benchmark.pedantic(lambda: python("-c", code), rounds=15, warmup_rounds=2)
+    in_rounds(benchmark, lambda: python("-c", code), rounds=15, warmup_rounds=2)
 
 
 def test_second_start(benchmark: BenchmarkFixture, model: Path) -> None:
     """The whole process: start, load, one token, exit. Kernels and file are in their caches."""
     benchmark.group = f"second start, {model.name}"
     command = ("-m", "fastllm", "run", str(model), "-n", "1", "Hi")
-    benchmark.pedantic(lambda: python(*command), rounds=7, warmup_rounds=1)
+    in_rounds(benchmark, lambda: python(*command), rounds=7, warmup_rounds=1)
 
 
 # What smollm2 needs, and everything. (`fastllm warmup` builds everything.)
@@ -56,11 +56,7 @@ def test_first_compile(benchmark: BenchmarkFixture, what: str, tmp_path: Path) -
         f"found = objects.addresses([{UNITS[what]}])\n"
         "print(len(found))"
     )
-    benchmark.pedantic(
-        lambda: python("-c", code, FASTLLM_HOME=str(home)),
-        setup=lambda: shutil.rmtree(home, ignore_errors=True),
-        rounds=1,
-    )
+    in_rounds(benchmark, lambda: python("-c", code, FASTLLM_HOME=str(home)), rounds=1)
     objects = list(home.rglob("*.o"))
     benchmark.extra_info["objects"] = len(objects)
     benchmark.extra_info["mb"] = round(sum(path.stat().st_size for path in objects) / 1e6, 2)

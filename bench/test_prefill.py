@@ -1,4 +1,4 @@
-"""A prompt of 512 tokens: tokens a second, and its matrix products as a share of the integer peak."""
+"""A prompt of 512 tokens: tokens a second, and the share of the integer peak."""
 
 from __future__ import annotations
 

@@ -111,9 +111,6 @@ def relu(e: Emitter, x: Value) -> Value:
     return e.b.select(e.b.fcmp_ordered("<", x, zero), zero, x)
 
 
-ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
-
-
 class Functions(NamedTuple):
     """The functions as Numba intrinsics of one road."""
 

@@ -11,8 +11,7 @@ from fastllm.kernels.functions import functions
 from fastllm.kernels.jit import compiled
 from fastllm.kernels.memory import memory
 from fastllm.kernels.road import Road
-
-RMS, LAYER = 0, 1
+from fastllm.kernels.words import NORMS
 
 
 def norm(road: Road) -> Callable[..., Any]:
@@ -24,7 +23,7 @@ def norm(road: Road) -> Callable[..., Any]:
     m, f = memory(road), functions(road)
     load, store, add, sub, mul = m.load, m.store, m.add, m.sub, m.mul
     fma, splat, zero, hsum, keep = m.fma, m.splat, m.zero, m.hsum, m.keep
-    sqrt = f.sqrt
+    sqrt, layer = f.sqrt, NORMS["layer"]
 
     @compiled
     def normalize(
@@ -33,7 +32,7 @@ def norm(road: Road) -> Callable[..., Any]:
         vectors = (columns + 15) // 16
         count = np.float32(columns)
         mean = np.float32(0.0)
-        if kind == LAYER:
+        if kind == layer:
             total = zero()
             for i in range(vectors):
                 total = add(total, keep(load(x + 64 * i), columns - 16 * i))

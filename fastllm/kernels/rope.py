@@ -9,8 +9,7 @@ from fastllm.kernels.emit import Emitter, Value, kernel
 from fastllm.kernels.jit import compiled
 from fastllm.kernels.memory import V, memory
 from fastllm.kernels.road import Road
-
-NONE, HALF, PAIRS = 0, 1, 2
+from fastllm.kernels.words import ROPE_STYLES
 
 
 def rotation(road: Road) -> Callable[..., Any]:
@@ -18,12 +17,13 @@ def rotation(road: Road) -> Callable[..., Any]:
 
     ``out[i] = (x[i] * cos[i] + x[partner(i)] * sin[i]) * scale`` for the first rotary_dim values,
     ``x[i] * scale`` for the rest, then zeros up to a multiple of 16. Partner: i +- rotary_dim / 2
-    (HALF) or i ^ 1 (PAIRS). `table` holds cos[rotary_dim] and sin[rotary_dim] of one position, each
+    (half) or i ^ 1 (pairs). `table` holds cos[rotary_dim] and sin[rotary_dim] of one position, each
     already spread over both partners, the sine with its sign.
     """
     m = memory(road)
     load, store, mul, fma, splat = m.load, m.store, m.mul, m.fma, m.splat
     load_f32, store_f32 = m.load_f32, m.store_f32
+    half_style, pairs_style = ROPE_STYLES["half"], ROPE_STYLES["pairs"]
 
     def swap(e: Emitter, v: Value) -> Value:
         return e.shuf(v, None, [i ^ 1 for i in range(16)])
@@ -38,7 +38,7 @@ def rotation(road: Road) -> Callable[..., Any]:
         half = rotary_dim // 2
         factor = splat(scale)
         done = 0
-        if style == HALF and half % 16 == 0:
+        if style == half_style and half % 16 == 0:
             for i in range(half // 16):
                 a, b = load(x + 64 * i), load(x + 4 * half + 64 * i)
                 first = fma(b, load(sines + 64 * i), mul(a, load(table + 64 * i)))
@@ -47,16 +47,16 @@ def rotation(road: Road) -> Callable[..., Any]:
                 store(out + 64 * i, mul(first, factor))
                 store(out + 4 * half + 64 * i, mul(second, factor))
             done = rotary_dim
-        elif style == PAIRS and rotary_dim % 16 == 0:
+        elif style == pairs_style and rotary_dim % 16 == 0:
             for i in range(rotary_dim // 16):
                 a = load(x + 64 * i)
                 turned = fma(swapped(a), load(sines + 64 * i), mul(a, load(table + 64 * i)))
                 store(out + 64 * i, mul(turned, factor))
             done = rotary_dim
-        elif style != NONE:
+        elif style != 0:
             for i in range(rotary_dim):
                 partner = i ^ 1
-                if style == HALF:
+                if style == half_style:
                     partner = i + half if i < half else i - half
                 cosine, sine = load_f32(table + 4 * i), load_f32(sines + 4 * i)
                 turned = load_f32(x + 4 * i) * cosine + load_f32(x + 4 * partner) * sine

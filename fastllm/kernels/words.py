@@ -99,3 +99,9 @@ class Code(IntEnum):
     ADD = 6
     QUANTIZE = 7
     SOFTCAP = 8
+
+
+# Numbers of variants, as the words hold them
+NORMS = {"rms": 0, "layer": 1}
+ROPE_STYLES = {"half": 1, "pairs": 2}
+ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}

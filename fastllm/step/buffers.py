@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastllm.flash.arena import Arena
 from fastllm.kernels.activations import token_bytes
 
@@ -62,7 +65,7 @@ class Buffers:
         self._places = {name: self._arena.alloc(size, 64) for name, size in self._sizes.items()}
         return total
 
-    def view_bytes(self, name: str):  # type: ignore[no-untyped-def]
+    def view_bytes(self, name: str) -> NDArray[np.uint8]:
         """uint8 view of a buffer."""
         assert self._arena is not None
         return self._arena.view(self._places[name], self._sizes[name])

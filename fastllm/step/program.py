@@ -7,7 +7,7 @@ not in it: they stand in the context block.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,16 +16,13 @@ from numpy.typing import NDArray
 from fastllm.cache.kv_cache import KVCache, padded_head_dim
 from fastllm.errors import UnsupportedError
 from fastllm.kernels.activations import KINDS
-from fastllm.kernels.words import Code, Op
+from fastllm.kernels.words import ACTIVATIONS, NORMS, ROPE_STYLES, Code, Op
 from fastllm.models.layers import Attention, Decoder, Layer, Linear, Norm
 from fastllm.step.buffers import Buffers, Rows, Tiles
 from fastllm.step.rope_table import RopeTable
 from fastllm.step.weights import PackedMatrix, Weights
 
 _LOG2E = math.log2(math.e)
-_ROPE_STYLES = {"half": 1, "pairs": 2}
-ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
-_NORMS = {"rms": 0, "layer": 1}
 _NO_NORM = -1
 MAX_GROUP = 128  # query heads of a kv head that fit the scratch of a tile
 
@@ -127,9 +124,10 @@ class Writer:
             return
         tiles = self.inputs("attention", x, before_attention, hidden, qkv)
         self.residual(
-            x, layer.post_attention_norm, lambda out, add: self.attention(
-                index, attention, tiles, out, add=add)
-        )  # fmt: skip
+            x,
+            layer.post_attention_norm,
+            lambda out, add: self.attention(index, attention, tiles, out, add=add),
+        )
         if layer.norm_after and layer.input_norm is not None:
             self.norm(layer.input_norm, x, hidden, out=x)
         tiles_mlp = self.inputs("mlp", x, before_mlp, hidden, mlp_inputs)
@@ -139,7 +137,9 @@ class Writer:
         if layer.norm_after and layer.mlp_norm is not None:
             self.norm(layer.mlp_norm, x, hidden, out=x)
 
-    def residual(self, x: Rows, norm: Norm | None, compute) -> None:  # type: ignore[no-untyped-def]
+    def residual(
+        self, x: Rows, norm: Norm | None, compute: Callable[[Rows, bool], None]
+    ) -> None:
         """x += compute, or x += norm(compute)."""
         if norm is None:
             compute(x, True)
@@ -171,7 +171,7 @@ class Writer:
         pages, page_stride = self.cache.layer_addresses[index], self.cache.layer_strides[index]
         style, rotary_dim, table = 0, 0, 0
         if a.rope is not None:
-            style = _ROPE_STYLES[a.rope_style]
+            style = ROPE_STYLES[a.rope_style]
             rotary_dim = self.decoder.ropes[a.rope].rotary_dim
             table = self.ropes[a.rope, a.rope_style].address
         q_norm = self.vector(a.q_norm.weight) if a.q_norm else 0
@@ -278,7 +278,7 @@ class Writer:
         out = self.buffers.rows("normed", columns) if others else Rows(0, 0)
         self.program.add(
             Code.NORM,
-            _NORMS[norm.kind] if norm else _NO_NORM,
+            NORMS[norm.kind] if norm else _NO_NORM,
             source.address,
             source.stride,
             columns,
@@ -299,7 +299,7 @@ class Writer:
     def norm(self, norm: Norm, source: Rows, columns: int, out: Rows, add: bool = False) -> None:
         """out (+)= norm(source), as floats."""
         self.program.add(
-            Code.NORM, _NORMS[norm.kind], source.address, source.stride, columns,
+            Code.NORM, NORMS[norm.kind], source.address, source.stride, columns,
             self.vector(norm.weight), self.vector(norm.bias), float_bits(norm.eps),
             out.address, out.stride, int(add),
         )  # fmt: skip

@@ -135,8 +135,7 @@ class Runner:
         )  # fmt: skip
         self._prepare(writer)
         entry = objects.callable_at(built["step"], STEP_ARGS)
-        crowded = self.n_threads > len(usable_cpus())
-        self._workers = Workers(entry, self._context, self.n_threads, crowded)
+        self._workers = Workers(entry, self._context, self.n_threads, usable_cpus())
         self._lock = threading.Lock()
         self._closed = False
         self.load_s = time.perf_counter() - started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -33,15 +34,21 @@ class Workers:
     context : int64[Context.WORDS]
         The context block; its address must stay what it is.
     num_threads : int
-    crowded : bool
-        There are fewer CPUs than threads.
+    cpus : list of int
+        CPUs this process may use. Fewer than threads: waiting is short, since a partner may not be
+        running at all. As many as threads: each thread gets its own, or the scheduler sometimes
+        stacks two on one (seen: half the speed); the caller only for the length of a step.
+        ``FASTLLM_PIN=0`` leaves threads where the scheduler puts them.
     """
 
     def __init__(
-        self, entry: Entry, context: NDArray[np.int64], num_threads: int, crowded: bool
+        self, entry: Entry, context: NDArray[np.int64], num_threads: int, cpus: list[int]
     ) -> None:
         self._entry, self._context = entry, context
         self._num_threads = num_threads
+        crowded = num_threads > len(cpus)
+        pinned = num_threads == len(cpus) > 1 and os.environ.get("FASTLLM_PIN") != "0"
+        self._pins = cpus if pinned and hasattr(os, "sched_setaffinity") else []
         context[Context.THREADS] = num_threads
         context[Context.SPIN] = CROWDED_SPIN if crowded else BARRIER_SPIN
         context[Context.GATE_SPIN] = CROWDED_SPIN if crowded else GATE_SPIN
@@ -59,18 +66,32 @@ class Workers:
         address = self._context.ctypes.data
         self._threads = [
             threading.Thread(
-                target=self._entry, args=(WORK, address, tid), name=f"fastllm-{tid}", daemon=True
+                target=self._live, args=(address, tid), name=f"fastllm-{tid}", daemon=True
             )
             for tid in range(1, self._num_threads)
         ]
         for thread in self._threads:
             thread.start()
 
+    def _live(self, address: int, tid: int) -> None:
+        """Be a worker until `close`."""
+        if self._pins:
+            _pin({self._pins[tid]})
+        self._entry(WORK, address, tid)
+
     def run(self) -> None:
         """Run the op table once; returns when all threads have passed its last barrier."""
         if self._pid != os.getpid():
             self._start()
-        self._entry(RUN, self._context.ctypes.data, 0)
+        if not self._pins:
+            self._entry(RUN, self._context.ctypes.data, 0)
+            return
+        before = os.sched_getaffinity(0)
+        _pin({self._pins[0]})
+        try:
+            self._entry(RUN, self._context.ctypes.data, 0)
+        finally:
+            _pin(before)
 
     def close(self) -> None:
         """Let the workers return and wait for them; in a forked child there are none."""
@@ -80,3 +101,9 @@ class Workers:
                 thread.join()
         self._threads = []
         self._pid = 0
+
+
+def _pin(cpus: set[int]) -> None:
+    """Move the calling thread; a CPU that has gone meanwhile is no error."""
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, cpus)

@@ -1,5 +1,7 @@
 """The memory of the KV cache: sizes and places."""
 
+from itertools import pairwise
+
 import pytest
 
 from fastllm.cache.kv_cache import (
@@ -46,7 +48,7 @@ def test_layers_lie_apart(decoder, kv_type, num_blocks):
             assert stride == attention.num_kv_heads * page_bytes(attention.head_dim, kv_type)
             spans.append((address, address + stride * num_blocks))
         spans.sort()
-        assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans))
         assert spans[-1][1] - spans[0][0] == cache.nbytes
         assert cache.nbytes == num_blocks * block_bytes(decoder, kv_type)
     finally:

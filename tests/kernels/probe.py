@@ -1,8 +1,8 @@
 """A unit for tests: what only lives inside the step, compiled for a road's true target.
 
-``python -m tests.kernels.probe ROAD OUT`` builds it, as ``fastllm.kernels.build`` builds the others;
-the object is kept in the kernel cache under a name that covers this file, so that a second run of the
-tests compiles nothing and imports no numba.
+``python -m tests.kernels.probe ROAD OUT`` builds it, as ``fastllm.kernels.build`` builds the
+others; the object is kept in the kernel cache under a name that covers this file, so that a second
+run of the tests compiles nothing and imports no numba.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def entry(road: Road) -> Callable[..., Any]:
         elif what == FINISH:
             finish(a, b, c, d, e)
         else:
-            # a area, b threads, c own number, d rounds, e shared words, f polls: writes its own word,
-            # meets the others, reads theirs; returns how often one was not what it had to be
+            # a area, b threads, c own number, d rounds, e shared words, f polls: writes its own
+            # word, meets the others, reads theirs; returns how often one was not what it had to be
             wrong = 0
             for r in range(1, d + 1):
                 store_i64(e + 64 * c, r)
@@ -189,7 +189,12 @@ class Probe:
         return out
 
     def norm_of(
-        self, kind: int, x: NDArray[np.float32], weight: NDArray[np.float32], columns: int, eps: float
+        self,
+        kind: int,
+        x: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        columns: int,
+        eps: float,
     ) -> NDArray[np.float32]:
         """As `norm`, of the first `columns` values of longer rows."""
         row, weights, out = aligned_copy(x), aligned_copy(weight), aligned(len(x), np.float32)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastllm.kernels.layouts import (
@@ -75,6 +75,7 @@ def test_move_table(name):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
+@settings(max_examples=40, deadline=None)
 @given(
     blocks=st.integers(1, 5), rows=st.integers(1, 50), seed=st.integers(0, 2**32 - 1)
 )

@@ -2,20 +2,20 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastllm.kernels import objects
-from fastllm.kernels.interpreter_codes import MATMUL_ARGS
 from fastllm.kernels.activations import GROUP, layout_reference, quantize_reference, token_bytes
-from fastllm.kernels.interpreter_codes import MATMUL_ARGS
+from fastllm.kernels.interpreter_codes import MATMUL_ARGS, MATMUL_SCRATCH
 from fastllm.kernels.layouts import LAYOUTS, native_unit_columns
+from fastllm.kernels.road import road_named
 from fastllm.quants import BLOCKS, dequantize
 from tests.kernels.samples import FLOATS, aligned, aligned_copy, pack_rows, random_rows
 
 # Largest error of y, in units of |w| |x| (Euclidean norms of the row and of the activations), about
-# twice what was measured. Integer sums are exact, so a quantized product only rounds once or twice a
-# group of columns, a float product once a column.
+# twice what was measured. Integer sums are exact, so a quantized product only rounds once or twice
+# a group of columns, a float product once a column.
 ERROR_BLOCK32 = 1e-7
 ERROR_BLOCK32_WITH_MINIMUM = 1.5e-7  # the code's part and the minimum's may cancel
 ERROR_BLOCK256 = 4e-8
@@ -49,7 +49,7 @@ class Product:
         if tiles is None:
             tiles = aligned_copy(layout_reference(kind, x, self.road.tiles), 64)
         out = np.full((len(x), 16 * count), np.nan, np.float32) if y is None else y
-        scratch = aligned(4096)
+        scratch = aligned(MATMUL_SCRATCH)
         first, last = panels or (0, count)
         self.call(
             self.panels.ctypes.data, self.panels.strides[0], self.layout.units(self.columns),
@@ -109,8 +109,9 @@ def test_against_float64(road, name, shape):
     assert (error / scale).max() <= ERRORS[name]
 
 
+@settings(max_examples=25, deadline=None)
 @given(
-    counts=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    counts=st.lists(st.one_of(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=8),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_bits_do_not_depend_on_the_tokens_beside(product, counts, seed):
@@ -127,6 +128,17 @@ def test_bits_of_more_tokens_than_share_a_pass(product):
     x = product.inputs(150)
     together = product(x)
     assert same_bits(np.concatenate([product(x[t : t + 1]) for t in range(150)]), together)
+
+
+def test_the_road_amx_has_the_bits_of_avx512(road, name):
+    """One machine may lend its tiles and the next one not."""
+    if road.name != "amx":
+        pytest.skip("another road")
+    for columns in (256, 1024 + 256):
+        there, here = (Product(one, name, 40, columns) for one in (road, road_named("avx512")))
+        for num_tokens in (1, 15, 16, 17, 63, 64, 65, 150):
+            x = there.inputs(num_tokens)
+            assert same_bits(there(x), here(x))
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 13])
@@ -218,4 +230,4 @@ def test_extreme_codes_do_not_saturate(road, name):
             seen, values = product.seen(x), product.values.astype(np.float64)
             scale = np.linalg.norm(seen, axis=1)[:, None] * np.linalg.norm(values, axis=1)[None, :]
             error = np.abs(product(x) - seen @ values.T)
-            assert (error <= ERRORS[name] * scale).all()
+            assert (error <= 1e-6 * scale).all()  # all round alike, so more than at random

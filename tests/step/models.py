@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,38 @@ def golden(name: str, folder: Path, **config: Any) -> tuple[Checkpoint, Case]:
     return open_checkpoint(materialize(model, folder)), model
 
 
-def quantized(path: Path, type_: str, *, seed: int = 0, context: int = 256) -> Checkpoint:
-    """A llama of two layers whose matrices are random blocks of one type, in a GGUF file.
+def quantized(
+    path: Path,
+    type_: str,
+    *,
+    types: Mapping[str, str] | None = None,
+    heads: tuple[int, int] | None = None,
+    seed: int = 0,
+    context: int = 256,
+) -> Checkpoint:
+    """A llama of two layers whose matrices are random blocks, in a GGUF file.
 
-    Rows are an odd number of blocks where the type allows it, and panels are not full.
+    Parameters
+    ----------
+    type_ : str
+        Type of all matrices; it decides their sizes. Rows are an odd number of blocks where the
+        type allows it, and panels are not full.
+    types : mapping, optional
+        Other types for some matrices, by the last part of their names ("attn_q").
+    heads : (int, int), optional
+        Query heads and head_dim; all share one kv head.
     """
     unit = native_unit_columns(type_)
-    heads, head_dim = {1: (3, 22), 32: (3, 32), 256: (4, 64)}[unit]
-    hidden = heads * head_dim
+    num_heads, head_dim = heads or {1: (3, 22), 32: (3, 32), 256: (4, 64)}[unit]
+    hidden = num_heads * head_dim
     mlp = {1: 100, 32: 160, 256: 512}[unit]
     rng = np.random.default_rng(seed)
     tensors = []
 
     def matrix(name: str, rows: int, columns: int, size: float = 1.0) -> None:
-        data = random_rows(type_, rows, columns, rng, size * columns**-0.5)
-        tensors.append(NewTensor(f"{name}.weight", type_, (rows, columns), data))
+        own = (types or {}).get(name.rsplit(".", 1)[-1], type_)
+        data = random_rows(own, rows, columns, rng, size * columns**-0.5)
+        tensors.append(NewTensor(f"{name}.weight", own, (rows, columns), data))
 
     def vector(name: str) -> None:
         values = (1 + 0.2 * rng.standard_normal(hidden)).astype(np.float32)
@@ -64,7 +82,7 @@ def quantized(path: Path, type_: str, *, seed: int = 0, context: int = 256) -> C
         "llama.embedding_length": hidden,
         "llama.block_count": 2,
         "llama.feed_forward_length": mlp,
-        "llama.attention.head_count": heads,
+        "llama.attention.head_count": num_heads,
         "llama.attention.head_count_kv": 1,
         "llama.attention.layer_norm_rms_epsilon": 1e-5,
         "llama.rope.freq_base": 10000.0,

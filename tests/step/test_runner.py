@@ -3,14 +3,16 @@
 import os
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from fastllm.errors import BudgetError, RequestError, UnsupportedError
+from fastllm.errors import BudgetError, RequestError
 from fastllm.formats.checkpoint import open_checkpoint
+from fastllm.kernels.road import choose_road
 from fastllm.step import runner as module
 from fastllm.step.runner import MAX_LOGIT_ROWS, Runner
 from tests.golden.cases import case, materialize
@@ -89,7 +91,6 @@ def test_the_last_position_is_allowed(runner):
         ({"n_threads": 0}, RequestError, "0 threads"),
         ({"n_threads": 5000}, RequestError, "5000 threads"),
         ({"kv_type": "q8"}, RequestError, "f16 or f32"),
-        ({"quant": "q9_9"}, (RequestError, UnsupportedError), "q9_9"),
     ],
     ids=str,
 )
@@ -110,7 +111,7 @@ def test_what_a_runner_tells(checkpoint, load):
     assert (runner.vocab_size, runner.n_ctx, runner.block_size) == (VOCAB, 40, 64)
     assert runner.num_blocks == 1
     assert runner.n_threads >= 1
-    assert runner.isa in ("avx512", "avx2", "generic")
+    assert runner.isa == choose_road().name
     assert runner.kv_type == "f32"  # loaded to be compared: nothing is rounded
     assert runner.model_bytes > 0
     assert told[-1] == ("reading weights", 1.0)
@@ -153,7 +154,7 @@ from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.step.runner import Runner
 from tests.step.batches import Part, assert_same_bits, feed
 checkpoint, known = open_checkpoint({str(folder)!r}), None
-for _ in range(20):
+for _ in range(40):
     runner = Runner(checkpoint, n_threads=3)
     for _ in range(5):
         logits = feed(runner, Part(range(40), 0, [0]))
@@ -162,7 +163,7 @@ for _ in range(20):
     del runner
     gc.collect()
 """
-    done = python(code, env=_paths(), timeout=60)
+    done = python(code, env=_paths(), timeout=30)
     assert done.returncode == 0, done.stderr
 
 
@@ -214,6 +215,7 @@ def test_other_threads_run_while_it_computes(tmp_path, monkeypatch):
     def count():
         while not stop.is_set():
             counter[0] += 1
+            time.sleep(1e-4)
 
     monkeypatch.setattr(runner._workers, "_entry", watched)
     interval = sys.getswitchinterval()

@@ -14,7 +14,8 @@ from fastllm.step.runner import MAX_LOGIT_ROWS, Runner
 from tests.step.batches import Part, assert_same_bits, batch_of, feed, feed_cut
 from tests.step.models import VOCAB, golden, quantized
 
-# (golden model, type of keys and values): norms, caps, windows, biases, parallel layers, partial rope
+# (golden model, type of keys and values): norms, caps, windows, biases, parallel layers, partly
+# rotated heads
 GOLDEN = (
     ("llama-bias", "f16"), ("gemma2", "f16"), ("gemma3", "f32"), ("qwen3", "f16"),
     ("opt-after", "f16"), ("falcon-new", "f16"), ("phi3-partial", "f16"),
@@ -35,7 +36,9 @@ class Loaded:
 
 
 @pytest.fixture(
-    scope="module", params=[*LAYOUTS, *GOLDEN], ids=lambda p: p if isinstance(p, str) else "-".join(p)
+    scope="module",
+    params=[*LAYOUTS, *GOLDEN],
+    ids=lambda param: param if isinstance(param, str) else "-".join(param),
 )
 def model(request, load, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")

@@ -155,9 +155,8 @@ def test_a_matrix_of_pieces_in_two_files(opened, tmp_path):
     )
     role = "lm_head"
     one, other = first.matrix(role).segments[0].tensor, second.matrix(role).segments[0].tensor
-    source = MatrixSource(
-        "f32", (131, 48), (RowSegment(one, 100, 31), RowSegment(other, 0, 70), RowSegment(one, 0, 30))
-    )  # fmt: skip
+    pieces = RowSegment(one, 100, 31), RowSegment(other, 0, 70), RowSegment(one, 0, 30)
+    source = MatrixSource("f32", (131, 48), pieces)
     first._matrices[role] = source
     weights = opened(first)
     expected = pack_reference("f32", native_rows(source))
