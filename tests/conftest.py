@@ -83,8 +83,9 @@ def python(tmp_path: Path) -> Run:
         import fastllm
 
         command = args if len(args) > 1 else ("-c", *args)
-        env = {**os.environ, **(options.pop("env", None) or {})}
-        env["PYTHONPATH"] = str(Path(fastllm.__file__).parents[1])
+        given = options.pop("env", None) or {}
+        paths = [str(Path(fastllm.__file__).parents[1]), given.get("PYTHONPATH", "")]
+        env = {**os.environ, **given, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         defaults = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}
         return subprocess.run([sys.executable, *command], **{"timeout": 120, **defaults, **options})
 

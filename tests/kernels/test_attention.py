@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastllm.kernels.interpreter_codes import CHUNK_PAGES, PAGE, STATE_BYTES
@@ -82,6 +82,7 @@ def check(kernels, head, q, group, position, window, cap):
 
 
 @pytest.mark.parametrize("wide", [0, 1], ids=["f16", "f32"])
+@settings(max_examples=50, deadline=None)
 @given(
     dim=st.sampled_from([16, 32, 48, 64, 80, 96, 128, 256]),
     group=st.integers(1, 9),

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-RMS, LAYER = 0, 1  # kinds of ``fastllm.kernels.norm``, which would import numba
+from fastllm.kernels.words import NORMS
+
+RMS, LAYER = NORMS["rms"], NORMS["layer"]
 
 # In units of the largest |weight| + |bias|; a row of 4096 sums in 16 lanes.
 TOLERANCE = 2e-6

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastllm.kernels.words import ROPE_STYLES as STYLES
 from tests.naive.forward import rotate
 
-NONE, HALF, PAIRS = 0, 1, 2
-STYLES = {"half": HALF, "pairs": PAIRS}
+NO_STYLE = 0
 
 
 def table(cos, sin, style):
@@ -43,7 +43,7 @@ def test_against_the_oracle(kernels, style, pairs, unrotated, scale, seed):
 @pytest.mark.parametrize("head_dim", [12, 16, 20, 64, 80])
 def test_no_rotation_scales_and_pads(kernels, head_dim):
     x = np.arange(head_dim, dtype=np.float32)
-    out = kernels.rotate(NONE, x, np.zeros((2, 0), np.float32), 0.5)
+    out = kernels.rotate(NO_STYLE, x, np.zeros((2, 0), np.float32), 0.5)
     np.testing.assert_array_equal(out[:head_dim], x / 2)
     assert (out[head_dim:] == 0).all()
 
