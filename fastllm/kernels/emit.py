@@ -111,12 +111,15 @@ class Emitter:
         """Load one element and splat it (folds into an embedded broadcast)."""
         return self.splat(self.load(address, type_.element, offset, 4), type_)
 
-    def prefetch(self, address: Value, offset: Any = 0, locality: int = 2) -> None:
+    def prefetch(
+        self, address: Value, offset: Any = 0, locality: int = 2, write: bool = False
+    ) -> None:
         """Software prefetch; locality 2 is the second-level cache."""
         pointer = i8.as_pointer()
         fn = self.fn("llvm.prefetch.p0", ir.VoidType(), [pointer, i32, i32, i32])
         where = self.b.inttoptr(self.add(address, offset), pointer)
-        self.b.call(fn, [where, self.c(0, i32), self.c(locality, i32), self.c(1, i32)])
+        intent = self.c(int(write), i32)
+        self.b.call(fn, [where, intent, self.c(locality, i32), self.c(1, i32)])
 
     # ---------------------------------------------------------------- calls
     def fn(self, name: str, ret: Any, args: Sequence[Any]) -> Any:

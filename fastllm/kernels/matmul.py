@@ -46,6 +46,7 @@ def matmul(road: Road, name: str) -> Callable[..., Any]:
     nothing = kernel(road, 1, lambda _e, _a: None)
     configure = kernel(road, 1, amx.configure(name)) if tiled else nothing
     release = kernel(road, 0, amx.release) if tiled else kernel(road, 0, lambda _e: None)
+    expect = kernel(road, 1, lambda e, a: e.prefetch(a, 0, 3, write=True))
     dot_groups = kernel(
         road, 7, amx.tiles_generator(name) if tiled else lambda _e, *_args: None
     )
@@ -87,6 +88,10 @@ def matmul(road: Road, name: str) -> Callable[..., Any]:
                 w = panels + p * panel_bytes
                 b = bias + 64 * p if bias != 0 else 0
                 t = begin
+                if num_tokens > 1:
+                    # one line of each token's row: have them on their way before they are written
+                    for k in range(begin, end):
+                        expect(y + k * ldy + 64 * p)
                 if begin < grouped:
                     n = min(grouped, end) - begin
                     dot_groups(w, x + t * token_bytes, out, n // group, token_bytes, units, tiles)

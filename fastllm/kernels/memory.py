@@ -74,8 +74,14 @@ def memory(road: Road) -> Memory:
         limit = e.splat(e.b.trunc(n, i32), lanes.type)
         return e.b.select(e.b.icmp_signed("<", lanes, limit), v, e.splat(0.0, v16f32))
 
+    def to_half(e: Emitter, v: Value) -> Value:
+        """Half precision, saturated: infinity would spoil other tokens (0 * inf is NaN)."""
+        largest, least = e.splat(65504.0, v16f32), e.splat(-65504.0, v16f32)
+        v = e.b.select(e.b.fcmp_ordered(">", v, largest), largest, v)
+        return e.float_to_half(e.b.select(e.b.fcmp_ordered("<", v, least), least, v))
+
     def store_half_strided(e: Emitter, a: Value, stride: Value, v: Value) -> None:
-        half = e.float_to_half(v)
+        half = to_half(e, v)
         for lane in range(16):
             one = e.b.extract_element(half, ir.Constant(i32, lane))
             e.store(one, e.add(a, e.mul(stride, lane)), 0, 2)
@@ -106,7 +112,7 @@ def memory(road: Road) -> Memory:
         hsum=make(F, V)(lambda e, v: e.hsum(v)),
         keep=make(V, V, I)(keep),
         load_half=make(V, I)(lambda e, a: e.half_to_float(e.load(a, v16i16, 0, 2))),
-        store_half=make(N, I, V)(lambda e, a, v: e.store(e.float_to_half(v), a, 0, 2)),
+        store_half=make(N, I, V)(lambda e, a, v: e.store(to_half(e, v), a, 0, 2)),
         store_half_strided=make(N, I, I, V)(store_half_strided),
         store_strided=make(N, I, I, V)(store_strided),
         fill_zero=make(N, I)(lambda e, a: e.store(e.splat(0, ir.VectorType(i8, 64)), a, 0, 4)),

@@ -104,7 +104,7 @@ def _build(unit: str, road: Road) -> tuple[str, bytes]:
             NUMBA_CPU_FEATURES=road.features,
             NUMBA_CACHE_DIR=folder,
             NUMBA_DISABLE_JIT="0",
-            PYTHONPATH=os.pathsep.join(p for p in sys.path if p),
+            PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path),
         )
         command = [sys.executable, "-m", "fastllm.kernels.build", unit, road.name, out]
         try:

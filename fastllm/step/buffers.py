@@ -43,10 +43,10 @@ class Buffers:
         self._places: dict[str, int] = {}
         self._arena: Arena | None = None
 
-    def rows(self, name: str, columns: int, count: int | None = None) -> Rows:
+    def rows(self, name: str, columns: int) -> Rows:
         """A buffer of float rows, wide enough for products padded to 16 columns."""
         stride = -(-columns // _ROW_ALIGN) * _ROW_ALIGN * 4
-        return Rows(self.raw(name, stride * (count or self.max_tokens)), stride)
+        return Rows(self.raw(name, stride * self.max_tokens), stride)
 
     def tiles(self, name: str, kind: str, columns: int) -> Tiles:
         """A buffer of quantized (or tiled float) activations."""

@@ -6,6 +6,7 @@ A token needs one row of the table, so an untied table is never held in memory.
 from __future__ import annotations
 
 import os
+import weakref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ class RowReader:
         self._type = source.type
         self._row_bytes = row_bytes(source.type, self.columns)
         self._files: dict[str, int] = {}
+        self._close = weakref.finalize(self, _close_all, self._files)
         self._segments = []
         start = 0
         for segment in source.segments:
@@ -63,7 +65,11 @@ class RowReader:
         return dequantize(self._type, packed)
 
     def close(self) -> None:
-        """Close the files."""
-        for fd in self._files.values():
-            os.close(fd)
-        self._files.clear()
+        """Close the files; so does dropping the reader."""
+        self._close()
+
+
+def _close_all(files: dict[str, int]) -> None:
+    for fd in files.values():
+        os.close(fd)
+    files.clear()

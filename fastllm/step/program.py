@@ -62,8 +62,8 @@ class Writer:
         Written once to learn the sizes, and again after ``buffers.allocate()``.
     functions : mapping
         Weight format -> machine address of its product.
-    max_rows : int
-        Logit rows computed at once.
+    logits : Rows
+        Where the logits appear, as many rows as are computed at once.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class Writer:
         ropes: Mapping[tuple[int, str], RopeTable],
         buffers: Buffers,
         functions: Mapping[str, int],
-        max_rows: int,
+        logits: Rows,
     ) -> None:
         self.decoder, self.weights, self.cache = decoder, weights, cache
         self.ropes, self.buffers, self.functions = ropes, buffers, functions
-        self.max_rows = max_rows
+        self.logits = logits
         self.program = Program()
 
     def write(self) -> Program:
@@ -234,18 +234,13 @@ class Writer:
                 target.address, KINDS[target.kind], target.token_bytes, 2,
             )  # fmt: skip
             tiles = {target.kind: target}
-        logits = self.logits()
+        logits = self.logits
         self.multiply(decoder.lm_head, tiles, logits, chosen=True)
         if decoder.logit_softcap:
             self.program.add(
                 Code.SOFTCAP, logits.address, logits.stride, self.matrix(decoder.lm_head).rows,
                 float_bits(decoder.logit_softcap),
             )  # fmt: skip
-
-    def logits(self) -> Rows:
-        """Where the logits of up to `max_rows` rows appear."""
-        columns = self.matrix(self.decoder.lm_head).padded_rows
-        return self.buffers.rows("logits", columns, self.max_rows)
 
     # ------------------------------------------------------------------ pieces
     def matrix(self, linear: Linear) -> PackedMatrix:

@@ -34,7 +34,7 @@ from fastllm.machine.cpus import default_threads, usable_cpus
 from fastllm.machine.memory import available_bytes
 from fastllm.models.bind import BoundModel, bind
 from fastllm.step.batch import Batch
-from fastllm.step.buffers import Buffers
+from fastllm.step.buffers import Buffers, Rows
 from fastllm.step.embedding import RowReader
 from fastllm.step.program import Writer
 from fastllm.step.rope_table import RopeTable
@@ -129,10 +129,12 @@ class Runner:
         }
         self._decoder = decoder
         self._buffers = Buffers(max_batch_tokens)
+        head = self._weights.matrices[decoder.lm_head.weight]
+        self._logits = _aligned_rows(MAX_LOGIT_ROWS, head.padded_rows)
+        logits = Rows(self._logits.ctypes.data, self._logits.strides[0])
         writer = Writer(
-            decoder, self._weights, self._cache, self._ropes, self._buffers, functions,
-            MAX_LOGIT_ROWS,
-        )  # fmt: skip
+            decoder, self._weights, self._cache, self._ropes, self._buffers, functions, logits
+        )
         self._prepare(writer)
         entry = objects.callable_at(built["step"], STEP_ARGS)
         self._workers = Workers(entry, self._context, self.n_threads, usable_cpus())
@@ -180,7 +182,6 @@ class Runner:
         if decoder.positions is not None:
             rows = self._buffers.rows("positions", hidden)
             self._position_rows = _float_rows(self._buffers, "positions", rows.stride)
-        self._logits = _float_rows(self._buffers, "logits", writer.logits().stride)
         context = np.zeros(Context.WORDS, np.int64)
         context[Context.SCRATCH] = raw("scratch", 0)
         context[Context.SCRATCH_STRIDE] = stride
@@ -271,6 +272,7 @@ class Runner:
         tokens, starts = len(batch.token_ids), batch.seq_starts.tolist()
         if self._closed:
             raise RequestError("the model is closed")
+        _check_shapes(batch)
         if not 0 < tokens <= self.max_batch_tokens:
             raise RequestError(f"a batch of {tokens} tokens; at most {self.max_batch_tokens}")
         _check_range("token id", batch.token_ids, self.vocab_size)
@@ -299,7 +301,7 @@ class Runner:
             self._embed.close()
             if self._positions is not None:
                 self._positions.close()
-            del self._x, self._embedded, self._logits
+            del self._x, self._embedded
             for table in self._ropes.values():
                 table.close()
             self._cache.close()
@@ -331,6 +333,26 @@ class _Stage:
         else:
             self._seqs[:tokens] = np.repeat(np.arange(bounds - 1), np.diff(batch.seq_starts))
         return tokens
+
+
+def _check_shapes(batch: Batch) -> None:
+    for name in ("token_ids", "positions", "seq_starts", "logit_rows", "block_tables"):
+        array = getattr(batch, name)
+        if array.dtype != np.int32 or array.ndim != (2 if name == "block_tables" else 1):
+            raise RequestError(f"{name} of a batch must be int32, as `Batch` describes it")
+    seqs = len(batch.seq_starts) - 1
+    if seqs < 1 or len(batch.block_tables) < seqs:
+        tables = len(batch.block_tables)
+        raise RequestError(f"a batch of {seqs} sequences and {tables} block tables")
+    if len(batch.logit_rows) > len(batch.token_ids):
+        raise RequestError("a batch asks for more logit rows than it has tokens")
+
+
+def _aligned_rows(rows: int, columns: int) -> NDArray[np.float32]:
+    """Zeros on a cache line, in NumPy's own memory: views of it outlive the runner."""
+    raw = np.zeros(rows * columns + 16, np.float32)
+    start = (-raw.ctypes.data % 64) // 4
+    return raw[start : start + rows * columns].reshape(rows, columns)
 
 
 def _check_range(name: str, values: NDArray[np.int32], stop: int) -> None:

@@ -203,7 +203,7 @@ def test_other_threads_run_while_it_computes(tmp_path, monkeypatch):
     checkpoint = quantized(tmp_path / "model.gguf", "q4_k", context=512)
     runner = Runner(checkpoint, n_threads=1, max_batch_tokens=512)
     counter, stop, during = [0], threading.Event(), []
-    entry = runner._workers._entry
+    entry = runner._workers._crew.entry
 
     def watched(*args):
         before = counter[0]
@@ -216,7 +216,7 @@ def test_other_threads_run_while_it_computes(tmp_path, monkeypatch):
             counter[0] += 1
             time.sleep(1e-4)
 
-    monkeypatch.setattr(runner._workers, "_entry", watched)
+    monkeypatch.setattr(runner._workers._crew, "entry", watched)
     interval = sys.getswitchinterval()
     thread = threading.Thread(target=count)
     try:
