@@ -322,4 +322,3 @@ class _Tiles256:
             second = e.bcast(at, v16i32, sums + 4 * (TOKENS + t))
             return b.add(dot, e.shl(b.add(first, second), 2))
         return dot
-

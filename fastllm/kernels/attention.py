@@ -53,9 +53,7 @@ def _scores(rows: int, together: int, half: bool) -> Callable[..., None]:
                 new = []
                 for r in range(rows):
                     x = e.bcast(e.add(e.add(q, e.mul(ldq, r)), e.mul(d, 4)), v16f32)
-                    new += [
-                        e.fma(keys[j], x, sums[r * together + j]) for j in range(together)
-                    ]
+                    new += [e.fma(keys[j], x, sums[r * together + j]) for j in range(together)]
                 return new
 
             zero = [e.splat(0.0, v16f32)] * (rows * together)
@@ -82,9 +80,7 @@ def _softmax_row(e: Emitter, s: Value, low: Value, high: Value, state: Value, ca
     empty = e.splat(EMPTY, v16f32)
     masked, visible = [], []
     for j in range(4):
-        seen = b.and_(
-            b.icmp_signed(">=", lanes[j], low16), b.icmp_signed("<", lanes[j], high16)
-        )
+        seen = b.and_(b.icmp_signed(">=", lanes[j], low16), b.icmp_signed("<", lanes[j], high16))
         visible.append(seen)
         masked.append(b.select(seen, e.load(s, v16f32, 64 * j, 64), empty))
     most = e.fmax(e.fmax(masked[0], masked[1]), e.fmax(masked[2], masked[3]))
@@ -92,9 +88,7 @@ def _softmax_row(e: Emitter, s: Value, low: Value, high: Value, state: Value, ca
     new = e.fmax(e.tree(most, e.fmax), old)
     shift = e.splat(new, v16f32)
     zero = e.splat(0.0, v16f32)
-    weights = [
-        b.select(visible[j], exp2(e, b.fsub(masked[j], shift)), zero) for j in range(4)
-    ]
+    weights = [b.select(visible[j], exp2(e, b.fsub(masked[j], shift)), zero) for j in range(4)]
     rescale = exp2(e, b.fsub(e.splat(old, v16f32), shift))
     rescale = b.extract_element(rescale, ir.Constant(i32, 0))
     total = b.fadd(b.fadd(weights[0], weights[1]), b.fadd(weights[2], weights[3]))
@@ -128,9 +122,7 @@ def _values(rows: int, vectors: int, half: bool) -> Callable[..., None]:
         for r in range(rows):
             rescale = e.bcast(state, v16f32, STATE_BYTES * r + 8)
             at = e.add(o, e.mul(ldo, r))
-            start += [
-                e.b.fmul(e.load(at, v16f32, 64 * i, 64), rescale) for i in range(vectors)
-            ]
+            start += [e.b.fmul(e.load(at, v16f32, 64 * i, 64), rescale) for i in range(vectors)]
 
         def step(i: Value, sums: list[Value]) -> list[Value]:
             slot = e.b.add(first, i)
@@ -145,9 +137,7 @@ def _values(rows: int, vectors: int, half: bool) -> Callable[..., None]:
             new = []
             for r in range(rows):
                 x = e.bcast(weight, v16f32, 256 * r)
-                new += [
-                    e.fma(values[j], x, sums[r * vectors + j]) for j in range(vectors)
-                ]
+                new += [e.fma(values[j], x, sums[r * vectors + j]) for j in range(vectors)]
             return new
 
         sums = e.loop(e.b.sub(last, first), start, step)
@@ -381,4 +371,3 @@ def attention(road: Road) -> Attention:
                 store_f32(out + 4 * i, load_f32(o + 4 * i) * scale)
 
     return Attention(chunk, merge, finish)
-

@@ -280,9 +280,7 @@ class Block256(_Tile):
                 b.or_(b.and_(e.shr(high, 4), four), b.and_(e.shr(top, 2), two)),
             ]
             thirty_two = e.k(32)
-            return d, d, [
-                b.sub(e.byte(packed[s // 4], s % 4), thirty_two) for s in range(16)
-            ], []
+            return d, d, [b.sub(e.byte(packed[s // 4], s % 4), thirty_two) for s in range(16)], []
         if self.name == "iq4_xs":
             high = b.zext(self.stream(w, v16i16, 32, 32), v16i32)
             low = self.piece(w, 64)
@@ -468,9 +466,7 @@ class _Float(_Tile):
                 v = self.weights(w, column)
                 for k, t in enumerate(tokens):
                     acc = out[4 * k + column]
-                    out[4 * k + column] = e.fma(
-                        v, e.bcast(a, v16f32, 4 * (column * size + t)), acc
-                    )
+                    out[4 * k + column] = e.fma(v, e.bcast(a, v16f32, 4 * (column * size + t)), acc)
             return out
 
         sums = e.loop(units, [e.splat(0.0, v16f32)] * (4 * len(tokens)), unit)

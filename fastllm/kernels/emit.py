@@ -38,12 +38,8 @@ def vec(element: Any, count: int) -> Any:
     return ir.VectorType(element, count)
 
 
-v16i32, v16f32, v16i16, v16f16 = vec(i32, 16), vec(f32, 16), vec(i16, 16), vec(f16, 16)
+v16i32, v16f32, v16i16 = vec(i32, 16), vec(f32, 16), vec(i16, 16)
 v64i8, v32i16 = vec(i8, 64), vec(i16, 32)
-
-# Operand type of vpdpbusd: <16 x i32> up to LLVM 20, <64 x i8> from 22 on (21 is not used by any
-# llvmlite release); vpdpwssd likewise.
-_BYTES_IN_DOT = True
 
 
 class Emitter:
@@ -223,9 +219,7 @@ class Emitter:
         as_float = b.bitcast(magnitude, vec(f32, n))
         shifted = b.bitcast(b.fadd(as_float, self.splat(0.5, vec(f32, n))), t)
         small = b.sub(shifted, self.splat(0x3F000000, t))
-        result = b.select(
-            b.icmp_unsigned("<", magnitude, self.splat(0x38800000, t)), small, normal
-        )
+        result = b.select(b.icmp_unsigned("<", magnitude, self.splat(0x38800000, t)), small, normal)
         overflow = b.icmp_unsigned(">=", magnitude, self.splat(0x477FF000, t))
         result = b.select(overflow, self.splat(0x7C00, t), result)
         is_nan = b.icmp_unsigned(">", magnitude, self.splat(0x7F800000, t))

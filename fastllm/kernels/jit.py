@@ -11,9 +11,6 @@ from typing import Any, TypeVar
 
 from numba import njit
 
-from fastllm.kernels.emit import Emitter, kernel
-from fastllm.kernels.road import Road
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -22,12 +19,3 @@ def compiled(function: F) -> F:
     options: Any = njit(nogil=True, error_model="numpy", boundscheck=False, fastmath=False)
     result: F = options(function)
     return result
-
-
-def out_of_line(road: Road) -> Any:
-    """Intrinsic that keeps the function it is called in out of line (code size, build time)."""
-
-    def generate(e: Emitter) -> None:
-        e.b.function.attributes.add("noinline")
-
-    return kernel(road, 0, generate)

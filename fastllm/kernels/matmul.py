@@ -47,9 +47,7 @@ def matmul(road: Road, name: str) -> Callable[..., Any]:
     configure = kernel(road, 1, amx.configure(name)) if tiled else nothing
     release = kernel(road, 0, amx.release) if tiled else kernel(road, 0, lambda _e: None)
     expect = kernel(road, 1, lambda e, a: e.prefetch(a, 0, 3, write=True))
-    dot_groups = kernel(
-        road, 7, amx.tiles_generator(name) if tiled else lambda _e, *_args: None
-    )
+    dot_groups = kernel(road, 7, amx.tiles_generator(name) if tiled else lambda _e, *_args: None)
 
     @compiled
     def finish(out: int, y: int, ldy: int, tokens: int, bias: int, add: int) -> None:

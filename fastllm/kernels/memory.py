@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import models, register_model
 
-from fastllm.kernels.emit import Emitter, Value, f32, i8, i16, i32, i64, kernel, v16f32
+from fastllm.kernels.emit import Emitter, Value, f32, i16, i32, i64, kernel, v16f32
 from fastllm.kernels.road import Road
 
 
@@ -59,7 +59,6 @@ class Memory(NamedTuple):
     store_half: Any
     store_half_strided: Any
     store_strided: Any
-    fill_zero: Any
 
 
 def memory(road: Road) -> Memory:
@@ -115,5 +114,4 @@ def memory(road: Road) -> Memory:
         store_half=make(N, I, V)(lambda e, a, v: e.store(to_half(e, v), a, 0, 2)),
         store_half_strided=make(N, I, I, V)(store_half_strided),
         store_strided=make(N, I, I, V)(store_strided),
-        fill_zero=make(N, I)(lambda e, a: e.store(e.splat(0, ir.VectorType(i8, 64)), a, 0, 4)),
     )

@@ -94,9 +94,7 @@ class Writer:
             self.multiply(decoder.project_in, tiles, x)
         if decoder.positions is not None:
             rows = self.buffers.rows("positions", hidden)
-            self.program.add(
-                Code.ADD, x.address, x.stride, rows.address, rows.stride, hidden
-            )
+            self.program.add(Code.ADD, x.address, x.stride, rows.address, rows.stride, hidden)
         for index, layer in enumerate(decoder.layers):
             self.layer(index, layer, x)
         self.head(x)
@@ -137,9 +135,7 @@ class Writer:
         if layer.norm_after and layer.mlp_norm is not None:
             self.norm(layer.mlp_norm, x, hidden, out=x)
 
-    def residual(
-        self, x: Rows, norm: Norm | None, compute: Callable[[Rows, bool], None]
-    ) -> None:
+    def residual(self, x: Rows, norm: Norm | None, compute: Callable[[Rows, bool], None]) -> None:
         """x += compute, or x += norm(compute)."""
         if norm is None:
             compute(x, True)
@@ -165,9 +161,7 @@ class Writer:
             self.multiply(linear, tiles, rows, barrier=name == "v")
             projected.append(rows)
         q, k, v = projected
-        queries = self.buffers.raw(
-            "queries", self.buffers.max_tokens * a.num_heads * dim * 4
-        )
+        queries = self.buffers.raw("queries", self.buffers.max_tokens * a.num_heads * dim * 4)
         pages, page_stride = self.cache.layer_addresses[index], self.cache.layer_strides[index]
         style, rotary_dim, table = 0, 0, 0
         if a.rope is not None:
@@ -251,9 +245,7 @@ class Writer:
         """Address of a norm weight or bias; 0 for None."""
         return self.weights.vectors[role] if role is not None else 0
 
-    def tiles_for(
-        self, name: str, linears: Iterable[Linear], columns: int
-    ) -> dict[str, Tiles]:
+    def tiles_for(self, name: str, linears: Iterable[Linear], columns: int) -> dict[str, Tiles]:
         """A tile buffer for each kind of activations that `linears` read."""
         kinds = dict.fromkeys(self.matrix(linear).layout.activations for linear in linears)
         return {kind: self.buffers.tiles(name, kind, columns) for kind in kinds}

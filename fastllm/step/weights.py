@@ -106,8 +106,7 @@ class Weights:
         types = packed_types(model, quant)
         offsets = _weight_offsets(model.decoder)
         vectors = {
-            role: _padded(model.vector(role), offsets.get(role, 0.0))
-            for role in model.vector_roles
+            role: _padded(model.vector(role), offsets.get(role, 0.0)) for role in model.vector_roles
         }
         total = sum(
             _aligned(LAYOUTS[types[role]].matrix_bytes(*source.shape))

@@ -52,8 +52,6 @@ class StreamDetokenizer:
             piece = piece.removeprefix(b" ")
         return self._utf8.decode(piece)
 
-    push = put  # the name that the engine's protocol has for it
-
     def finish(self) -> str:
         """Return what is left: U+FFFD for bytes that never became a character."""
         return self._utf8.decode(b"", final=True)

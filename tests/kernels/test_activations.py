@@ -30,9 +30,7 @@ def test_tiles_partition_the_tokens(num_tokens, sizes):
     assert {size for _, size in found} <= set(sizes)
 
 
-@given(
-    kind=st.sampled_from(sorted(KINDS)), steps=st.integers(1, 9), num_tokens=st.integers(1, 20)
-)
+@given(kind=st.sampled_from(sorted(KINDS)), steps=st.integers(1, 9), num_tokens=st.integers(1, 20))
 def test_token_bytes(kind, steps, num_tokens):
     columns = steps * STEP[kind]
     whole = padded_columns(kind, columns)

@@ -76,9 +76,7 @@ def test_move_table(name):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @settings(max_examples=40, deadline=None)
-@given(
-    blocks=st.integers(1, 5), rows=st.integers(1, 50), seed=st.integers(0, 2**32 - 1)
-)
+@given(blocks=st.integers(1, 5), rows=st.integers(1, 50), seed=st.integers(0, 2**32 - 1))
 def test_packing_kernel_is_its_numpy_twin(name, blocks, rows, seed):
     columns = blocks * native_unit_columns(name)
     native = np.random.default_rng(seed).integers(

@@ -39,9 +39,7 @@ def batch_of(*parts: Part, rows: Sequence[int] | None = None) -> Batch:
     )
 
 
-def feed(
-    runner: Runner, *parts: Part, rows: Sequence[int] | None = None
-) -> NDArray[np.float32]:
+def feed(runner: Runner, *parts: Part, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
     """Run one batch; a copy of the logits."""
     return runner.forward(batch_of(*parts, rows=rows)).copy()
 
