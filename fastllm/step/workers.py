@@ -38,8 +38,7 @@ class Workers:
     cpus : list of int
         CPUs this process may use. Fewer than threads: waiting is short, since a partner may not be
         running at all. As many as threads: each thread gets its own, the caller for the length of a
-        step; two engines then share fairly (each 0.38 to 0.66 of its speed alone on two cores, 0.33
-        to 0.45 unpinned). ``FASTLLM_PIN=0`` leaves threads where the scheduler puts them.
+        step. ``FASTLLM_PIN=0`` leaves threads where the scheduler puts them.
     """
 
     def __init__(
