@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from fastllm.hub.store import Store, home
 
@@ -32,6 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
     The kernel cache stays the user's: its keys cover sources and versions, and building it anew
     for every run would cost a minute.
     """
+    # Property tests try the same examples in every run; pytest --hypothesis-profile=default explores.
+    settings.register_profile("fixed", derandomize=True)
+    if not config.getoption("hypothesis_profile", None):
+        settings.load_profile("fixed")
     folder = tempfile.TemporaryDirectory(prefix="fastllm-tests-")
     config.add_cleanup(folder.cleanup)
     kernels = USER_HOME / "kernels"

@@ -18,6 +18,7 @@ from fastllm.formats.tensors import TensorInfo
 #: The format's own limit on the header.
 MAX_HEADER = 100_000_000
 _MAX_DIMS = 32
+_MAX_BYTES = 2**60  # of a tensor: its bits still fit 64-bit numbers
 
 #: Bytes of an element of each dtype. Those that `quants` knows can be read as float32; the others
 #: are described only.
@@ -127,6 +128,9 @@ def _tensor(path: str, name: str, entry: Any, data: int) -> TensorInfo:
     begin, end = offsets
     nbytes = DTYPES[dtype]
     for length in shape:
+        # checked before a zero makes it small again: no reader can count so far
+        if length > _MAX_BYTES or nbytes * length > _MAX_BYTES:
+            raise FormatError(f"{where}: its shape is larger than any file")
         nbytes *= length
     if nbytes != end - begin:
         raise FormatError(

@@ -69,6 +69,9 @@ def test_geometry():
     assert samples.parse_safetensors(one()).tensors["a"].nbytes == 8
     refused(one(shape=[3]), "12 bytes", "data_offsets 8")
     refused(one(shape=[2**62, 2**62], offsets=[0, 2**64 - 1]), "'a'")
+    # a zero does not excuse what stands beside it
+    for shape in ([0, 2**64], [2**64, 0], [2**40, 2**40, 0]):
+        refused(one(shape=shape, offsets=[0, 0]), "'a'", "larger than any file")
     refused(one(shape=[1] * 40 + [2]), "41 dimensions")
     refused(one(offsets=[8, 0]), "begin and an end")
     refused(one(offsets=[0, 4, 8]), "begin and an end")
