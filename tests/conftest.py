@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     The kernel cache stays the user's: its keys cover sources and versions, and building it anew
     for every run would cost a minute.
     """
-    # Property tests try the same examples in every run; pytest --hypothesis-profile=default explores.
+    # Property tests try the same examples in every run; --hypothesis-profile=default explores.
     settings.register_profile("fixed", derandomize=True)
     if not config.getoption("hypothesis_profile", None):
         settings.load_profile("fixed")
