@@ -21,7 +21,8 @@ class RopeConfig:
         How many leading dimensions of a head are rotated (even).
     scaling : str
         "none", "linear", "llama3", "yarn" or "longrope".
-    factor, low_freq_factor, high_freq_factor, beta_fast, beta_slow, attention_factor
+    factor, low_freq_factor, high_freq_factor, beta_fast, beta_slow, truncate, mscale,
+    mscale_all_dim, attention_factor
         Parameters of the scaling, as transformers names them.
     original_max_position_embeddings : int
         Context the model was trained with before scaling.
@@ -39,6 +40,9 @@ class RopeConfig:
     high_freq_factor: float = 4.0
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+    truncate: bool = True
+    mscale: float = 0.0
+    mscale_all_dim: float = 0.0
     attention_factor: float | None = None
     original_max_position_embeddings: int = 0
     short_factor: tuple[float, ...] = ()

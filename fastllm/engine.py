@@ -47,6 +47,7 @@ class Runner(Protocol):
     isa: str
     load_s: float
     model_bytes: int
+    short_context: int
 
     def forward(self, batch: Batch) -> NDArray[np.float32]:
         """Return float32[num_rows, vocab_size], valid until the next call."""
@@ -197,6 +198,9 @@ class Engine:
                 seq.error = error
             if seq.finish_reason is not None or seq.error is not None:
                 self._release(seq)
+            elif seq.rope_regime != self._rope_regime(seq):
+                # Its keys were rotated for a shorter sequence: they are computed again.
+                self._preempt(seq)
 
     def _schedule(self) -> list[tuple[Sequence, int]]:
         """Return who computes how many tokens now. Decoding sequences first: they wait for one."""
@@ -233,11 +237,16 @@ class Engine:
                 if self.running and promised > self.pool.num_free + self._session.num_blocks:
                     break  # Whoever runs will finish and leave room.
                 self.running.append(self.waiting.popleft())
+                seq.rope_regime = self._rope_regime(seq)
                 # Only now: who waits holds no blocks, or those who run could lack them forever.
                 if seq.on_rows is None:
-                    seq.block_table, common = self._session.take(seq.token_ids)
+                    seq.block_table, common = self._session.take(seq.token_ids, seq.rope_regime)
                     seq.num_computed_tokens = seq.num_cached_tokens = common
                     promised -= len(seq.block_table)
+
+    def _rope_regime(self, seq: Sequence) -> int:
+        """Which factors LongRoPE takes at the length a sequence has now: 0 short, 1 long."""
+        return int(0 < self.runner.short_context < len(seq.token_ids))
 
     def _blocks_for(self, seq: Sequence, num_tokens: int) -> int:
         return -(-num_tokens // self.runner.block_size) - len(seq.block_table)
@@ -272,7 +281,8 @@ class Engine:
         if seq in self.running:
             self.running.remove(seq)
         if seq.error is None and seq.on_rows is None and seq.num_computed_tokens:
-            self._session.keep(seq.token_ids[: seq.num_computed_tokens], seq.block_table)
+            computed = seq.token_ids[: seq.num_computed_tokens]
+            self._session.keep(computed, seq.block_table, seq.rope_regime)
         else:
             self.pool.free(seq.block_table)
         seq.block_table = []

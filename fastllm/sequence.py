@@ -56,6 +56,8 @@ class Sequence:
         Of the prompt, how many were there before this request began.
     block_table : list of int
         Its KV blocks, in order of position.
+    rope_regime : int
+        LongRoPE: 0 where they were computed with the short factors, 1 with the long ones.
     chunks : deque of Chunk
         Events not yet taken by the caller.
     error : FastLLMError or None
@@ -80,6 +82,7 @@ class Sequence:
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.block_table: list[int] = []
+        self.rope_regime = 0
         self.chunks: deque[Chunk] = deque()
         self.error: FastLLMError | None = None
         self.cancelled = False
@@ -223,5 +226,6 @@ def batch_of(scheduled: list[tuple[Sequence, int]]) -> tuple[Batch, list[tuple[i
         seq_starts=np.array(seq_starts, np.int32),
         block_tables=tables,
         logit_rows=np.array(logit_rows, np.int32),
+        rope_regimes=np.array([seq.rope_regime for seq, _ in scheduled], np.int32),
     )
     return batch, ranges

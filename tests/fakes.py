@@ -46,13 +46,15 @@ class FakeRunner:
 
     def __init__(
         self, n_ctx=512, num_blocks=None, block_size=64, max_batch_tokens=32, model=logits_after,
-        bos_token_id=BOS, vocab_size=VOCAB_SIZE,
+        bos_token_id=BOS, vocab_size=VOCAB_SIZE, short_context=0,
     ):  # fmt: skip
         self.config = config(bos_token_id, vocab_size)
         self.vocab_size, self.n_ctx, self.block_size = vocab_size, n_ctx, block_size
         self.num_blocks = -(-n_ctx // block_size) if num_blocks is None else num_blocks
         self.max_batch_tokens, self.model = max_batch_tokens, model
         self.model_bytes = 1_000_000
+        self.short_context = short_context
+        self.rope_regimes = np.zeros((self.num_blocks, block_size), np.int64)
         self.kv = np.full((self.num_blocks, block_size), -1, np.int64)
         self.num_tokens, self.steps, self.closed = 0, [], False
         self.before_forward = lambda batch: None
@@ -79,8 +81,15 @@ class FakeRunner:
                 self.kv[table[position // self.block_size], position % self.block_size] = (
                     batch.token_ids[t]
                 )
+                regime = batch.rope_regimes[s]
+                self.rope_regimes[table[position // self.block_size]][
+                    position % self.block_size
+                ] = regime
                 history = self.kv[table].reshape(-1)[: position + 1].copy()
                 assert (history >= 0).all()
+                # keys of one sequence are all rotated alike, and for the length it has
+                assert (self.rope_regimes[table].reshape(-1)[: position + 1] == regime).all()
+                assert regime == 1 or not 0 < self.short_context <= position
                 histories.append(history)
         rows = [self.model(histories[r]) for r in batch.logit_rows]
         return np.array(rows, np.float32).reshape(len(rows), self.vocab_size)

@@ -64,13 +64,17 @@ PROMPTS = st.lists(
     st.sampled_from([2, 3, 16]),
     st.integers(0, 8),
     st.sets(st.integers(0, 6)),
+    st.sampled_from([0, 20]),
 )
-def test_same_tokens_alone_in_a_batch_and_in_any_chunks(prompts, chunk, block_size, spare, scored):
+def test_same_tokens_alone_in_a_batch_and_in_any_chunks(
+    prompts, chunk, block_size, spare, scored, short_context
+):
     # Blocks for the longest alone and a few more: mostly too few for all, so some are preempted.
     num_blocks = -(-CONTEXT // block_size) + spare
     runner = FakeRunner(
-        CONTEXT, num_blocks=num_blocks, block_size=block_size, max_batch_tokens=chunk
-    )
+        CONTEXT, num_blocks=num_blocks, block_size=block_size, max_batch_tokens=chunk,
+        short_context=short_context,
+    )  # fmt: skip
     engine = Engine(runner)
     engine._max_rows = 7
 
@@ -112,6 +116,33 @@ def collector(seen):
         seen.extend(rows.copy())
 
     return on_rows
+
+
+@pytest.mark.parametrize(
+    ("prompt_length", "max_tokens", "regimes"),
+    [(10, 10, {0}), (10, None, {0, 1}), (20, 1, {0}), (20, 2, {0, 1}), (21, 1, {1}), (5, 0, {0})],
+)
+def test_longrope_takes_the_factors_of_the_length_that_a_sequence_has(
+    prompt_length, max_tokens, regimes
+):
+    """Short ones while prompt and answer fit; beyond, all of it is computed with the long ones."""
+    runner, seen = FakeRunner(40, short_context=20), set()
+    runner.before_forward = lambda batch: seen.update(batch.rope_regimes.tolist())
+    tokens, reason, _ = run(Engine(runner), range(prompt_length), max_tokens=max_tokens)
+    assert seen == regimes
+    assert reason == "length"
+    assert len(tokens) == (40 - prompt_length if max_tokens is None else max_tokens)
+
+
+def test_kept_blocks_are_those_of_the_same_rope_regime():
+    runner = FakeRunner(64, short_context=20)
+    engine = Engine(runner)
+    run(engine, range(12), max_tokens=2)
+    assert run(engine, range(14), max_tokens=2)[2].cached_tokens == 12
+    assert run(engine, range(25), max_tokens=2)[2].cached_tokens == 0  # short ones are no use
+    assert run(engine, range(26), max_tokens=2)[2].cached_tokens == 25
+    assert run(engine, range(12), max_tokens=2)[2].cached_tokens == 0  # nor are long ones
+    assert_all_blocks_back(engine)
 
 
 def test_prompt_in_chunks_and_decoding_together():

@@ -26,28 +26,31 @@ class Session:
         self._pool, self._block_size = pool, block_size
         self._token_ids: list[int] = []
         self._block_ids: list[int] = []
+        self._rope_regime = 0
 
     @property
     def num_blocks(self) -> int:
         """Blocks held, all of which `drop` would free."""
         return len(self._block_ids)
 
-    def keep(self, token_ids: list[int], block_ids: list[int]) -> None:
+    def keep(self, token_ids: list[int], block_ids: list[int], rope_regime: int = 0) -> None:
         """Hold blocks in place of those held before; `token_ids` are all in them."""
         self.drop()
         self._token_ids, self._block_ids = token_ids, block_ids
+        self._rope_regime = rope_regime
 
     def drop(self) -> None:
         """Free everything."""
         self._pool.free(self._block_ids)
         self._token_ids, self._block_ids = [], []
 
-    def take(self, token_ids: Sequence[int]) -> tuple[list[int], int]:
+    def take(self, token_ids: Sequence[int], rope_regime: int = 0) -> tuple[list[int], int]:
         """Hand over the blocks up to where a prompt differs, and free the rest.
 
         The last block may be shared by what is alike and what is not: it is handed over as well,
         since the new sequence is its only holder and writes over the rest. At least one token of
-        the prompt is left to compute, because its logits are needed.
+        the prompt is left to compute, because its logits are needed. Keys rotated by other factors
+        (LongRoPE's, of another `rope_regime`) are not what the prompt needs, however alike it is.
 
         Returns
         -------
@@ -57,6 +60,8 @@ class Session:
             Leading tokens of the prompt that are in them; where it is 0 nothing has changed.
         """
         limit = min(len(self._token_ids), len(token_ids) - 1)
+        if rope_regime != self._rope_regime:
+            limit = 0
         common = 0
         while common < limit and self._token_ids[common] == token_ids[common]:
             common += 1

@@ -140,6 +140,7 @@ def entry(road: Road) -> Callable[..., Any]:
         group = heads // kv_heads
         tokens = word(c, Context.NUM_TOKENS)
         positions, seqs = word(c, Context.POSITIONS), word(c, Context.SEQ_OF_TOKEN)
+        rows = word(c, Context.ROPE_ROWS)
         size = 4 if word(c, Context.WIDE_CACHE) != 0 else 2  # bytes of a stored value
         head_bytes = 2 * PAGE * dim * size
         # work items: (token, kv head), so that one token's heads are shared between threads too
@@ -147,7 +148,7 @@ def entry(road: Road) -> Callable[..., Any]:
                           tokens * kv_heads * (tid + 1) // threads):  # fmt: skip
             t, h = item // kv_heads, item % kv_heads
             position = load_i32(positions + 4 * t)
-            angles = table + position * 8 * rotary_dim
+            angles = table + load_i32(rows + 4 * t) * 8 * rotary_dim
             for g in range(group):
                 x = q + t * q_stride + 4 * head_dim * (h * group + g)
                 if q_norm != 0:

@@ -38,6 +38,7 @@ class Context(IntEnum):
     ATTEND_SCRATCH = 23
     WIDE_CACHE = 24  # 1: keys and values are float32, 0: half precision
     PREFETCH = 25  # 1: matrix kernels ask memory ahead at one token
+    ROPE_ROWS = 26  # int32[NUM_TOKENS]: row of the rope tables; POSITIONS, but for LongRoPE
     WORDS = 32
 
 

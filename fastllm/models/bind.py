@@ -162,11 +162,9 @@ def bind(checkpoint: Checkpoint) -> BoundModel:
     vectors = {
         role: finder.segments(role, (length,)) for role, length in roles.vectors(decoder).items()
     }
+    if is_gguf and len(decoder.ropes) == 1:
+        decoder = replace(decoder, ropes=(_with_tables(decoder.ropes[0], checkpoint, finder),))
     finder.refuse_leftovers(names.GGUF_IGNORED if is_gguf else _hf_ignored(family, decoder))
-    if is_gguf:
-        decoder = replace(
-            decoder, ropes=tuple(_with_tables(rope, checkpoint) for rope in decoder.ropes)
-        )
     return BoundModel(decoder, checkpoint, matrices, vectors)
 
 
@@ -262,13 +260,22 @@ class _Finder:
             )
 
 
-def _with_tables(rope: RopeConfig, checkpoint: Checkpoint) -> RopeConfig:
-    """Return `rope` with the tables that a GGUF file stores as tensors."""
+def _with_tables(rope: RopeConfig, checkpoint: Checkpoint, finder: _Finder) -> RopeConfig:
+    """Return `rope` with the tables that a GGUF file stores as tensors.
+
+    A file says which layers they are for only where all layers rotate alike.
+    """
 
     def table(name: str) -> tuple[float, ...]:
         tensor = checkpoint.tensors.get(name)
         if tensor is None:
+            if rope.scaling == "longrope":
+                raise FormatError(
+                    f"{checkpoint.path}: tensor {name} is missing, and rope scaling longrope "
+                    "needs it; the file is incomplete"
+                )
             return ()
+        finder.used.add(name)
         if tensor.shape != (rope.rotary_dim // 2,):
             raise FormatError(
                 f"{tensor.path}: tensor {name} is {_text(tensor.shape)}, "

@@ -57,6 +57,7 @@ def config_from_hf(
     hidden_act: str = "silu",
     tie_word_embeddings: bool = False,
     act_keys: tuple[str, ...] = ("hidden_act",),
+    partial_rotation: bool = False,
 ) -> GatedConfig:
     """Read what all these families spell alike in config.json; no biases, nothing slides.
 
@@ -68,6 +69,8 @@ def config_from_hf(
         Name of the family.
     hidden_act, tie_word_embeddings, act_keys
         The family's defaults and its spellings of ``hidden_act``.
+    partial_rotation : bool
+        Whether the family reads ``partial_rotary_factor``.
     """
     if keys.has("quantization_config"):
         method = (keys.section("quantization_config") or keys).text("quant_method", default="?")
@@ -99,7 +102,7 @@ def config_from_hf(
         bos_token_id=bos,
         eos_token_ids=ends,
         name=keys.text("_name_or_path", default=""),
-        rope=rope_from_hf(keys, head_dim, max_positions),
+        rope=rope_from_hf(keys, head_dim, max_positions, partial=partial_rotation),
         sliding_layers=(False,) * num_layers,
         query_pre_attn_scalar=float(head_dim),
     )

@@ -45,17 +45,27 @@ def text_config(config: Mapping[str, object]) -> dict[str, object]:
     return {**DEFAULTS, **outer, **text}
 
 
-def local_rope_from_hf(keys: Keys, head_dim: int, max_positions: int) -> RopeConfig:
-    """Return the rotation of sliding layers, which no scaling touches unless it is their own."""
-    parameters = keys.section("rope_parameters")
-    if parameters is not None and parameters.has("sliding_attention"):
-        section = parameters.values["sliding_attention"]
-        if isinstance(section, Mapping):
-            theta = keys.number("rope_local_base_freq", low=MIN_THETA)
-            section = {"rope_theta": theta, **section}
-        own = Keys({"rope_parameters": section}, keys.where)
-        return rope_from_hf(own, head_dim, max_positions)
-    return RopeConfig(theta=keys.number("rope_local_base_freq", low=MIN_THETA), rotary_dim=head_dim)
+def rope_keys_of(keys: Keys, layer_type: str) -> Keys:
+    """Return the config as one type of layer sees it: its own rope and no other's.
+
+    ``rope_parameters`` has an entry for each type of layer; ``rope_scaling`` is an older addition
+    to the global layers' one, and so is ``rope_theta``.
+    """
+    parameters = keys.section("rope_parameters") or Keys({}, keys.where)
+    for key in parameters.values:
+        if key not in ("full_attention", "sliding_attention"):
+            parameters.refuse(str(key), built=())
+    own = parameters.section(layer_type) or Keys({}, keys.where)
+    values = dict(own.values)
+    theta = keys.values["rope_local_base_freq"]
+    if layer_type == "full_attention":
+        theta = keys.values["rope_theta"]
+        values.update((keys.section("rope_scaling") or Keys({}, keys.where)).values)
+    # transformers looks for this one beside the entries and finds none
+    Keys(values, own.where).refuse("truncate", built=(True,))
+    changed = {"rope_theta": theta, "rope_parameters": values, "rope_scaling": None}
+    changed["original_max_position_embeddings"] = None
+    return Keys({**keys.values, **changed}, keys.where)
 
 
 def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
@@ -64,7 +74,7 @@ def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
     keys.refuse("use_bidirectional_attention", built=(False,))
     bias = keys.flag("attention_bias", default=False)
     read = gated.config_from_hf(
-        keys,
+        rope_keys_of(keys, "full_attention"),
         "gemma3",
         hidden_act="gelu_pytorch_tanh",
         tie_word_embeddings=True,
@@ -78,7 +88,9 @@ def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
         read,
         qkv_bias=bias,
         o_bias=bias,
-        local_rope=local_rope_from_hf(keys, read.head_dim, read.max_position_embeddings),
+        local_rope=rope_from_hf(
+            rope_keys_of(keys, "sliding_attention"), read.head_dim, read.max_position_embeddings
+        ),
         sliding_window=keys.integer("sliding_window"),
         sliding_layers=config_keys.sliding_layers_from_hf(
             keys, num_layers, [(i + 1) % pattern != 0 for i in range(num_layers)]

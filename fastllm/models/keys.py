@@ -173,6 +173,6 @@ class Keys:
             value = value.tolist()
         if value is not None and value not in built:
             raise UnsupportedError(
-                f"{self.where}: {name} is {shown(value)}, which is not built; "
-                f"built: {', '.join(repr(choice) for choice in built)}"
+                f"{self.where}: {name} is {shown(value)}, which is not built"
+                + (f"; built: {', '.join(repr(choice) for choice in built)}" if built else "")
             )

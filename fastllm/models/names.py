@@ -79,8 +79,8 @@ HF_IGNORED = (
     r"(^|.*\.)rotary_emb\.inv_freq",
     r".*\.(attn|attention|self_attention)\.(masked_bias|bias)",
 )
-# `rope_*` are read through RopeConfig; `attn_rot_embd` is an old file's table of frequencies.
-GGUF_IGNORED = (r"rope_(freqs|factors_long|factors_short)\.weight", r"blk\.\d+\.attn_rot_embd.*")
+# An old file's table of frequencies, which follow from the metadata.
+GGUF_IGNORED = (r"blk\.\d+\.attn_rot_embd.*",)
 
 
 def _num_qkv_rows(config: ModelConfig) -> int:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from fastllm.errors import FormatError
 from fastllm.models import gated, names
 from fastllm.models.gated import GatedConfig
 from fastllm.models.keys import Keys
 from fastllm.models.layers import Decoder
-from fastllm.models.rope_keys import original_context
+from fastllm.models.rope_keys import longrope_from_gguf
 
 GGUF_ARCHITECTURE = "phi3"
 LONG_TABLES = ("rope_factors_short.weight", "rope_factors_long.weight")
@@ -46,7 +45,7 @@ def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
         if "yarn" in (scaling.get("type"), scaling.get("rope_type")):
             values[key] = {**scaling, "rope_type": "longrope"}
     keys = Keys(values, "config.json")
-    read = gated.config_from_hf(keys, "phi3")
+    read = gated.config_from_hf(keys, "phi3", partial_rotation=True)
     if not keys.has("sliding_window"):
         return read
     return replace(
@@ -66,20 +65,7 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
     read = gated.config_from_gguf(keys, tensor_names, "phi3")
     if not any(name in tensor_names for name in LONG_TABLES):
         return read
-    for name in LONG_TABLES:
-        if name not in tensor_names:
-            raise FormatError(f"GGUF metadata: tensor {name} is missing, its twin is there")
-    original = original_context(keys, read.max_position_embeddings)
-    attention_factor = None
-    if keys.has("rope.scaling.attn_factor"):
-        attention_factor = keys.number("rope.scaling.attn_factor", low=1e-3, high=1e3)
-    rope = replace(
-        read.rope,
-        scaling="longrope",
-        factor=read.max_position_embeddings / original,
-        attention_factor=attention_factor,
-        original_max_position_embeddings=original,
-    )
+    rope = longrope_from_gguf(keys, read.rope, read.max_position_embeddings)
     return replace(read, rope=rope)
 
 

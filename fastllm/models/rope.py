@@ -8,6 +8,7 @@ its config.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +19,38 @@ from fastllm.errors import UnsupportedError
 SCALINGS = ("none", "linear", "llama3", "yarn", "longrope")
 
 
-def inv_freq(rope: RopeConfig, n_ctx: int) -> NDArray[np.float64]:
+def short_context(ropes: Iterable[RopeConfig]) -> int:
+    """Return the length up to which a sequence takes LongRoPE's short factors.
+
+    Returns
+    -------
+    int
+        Tokens; 0 where no rotation depends on the length of the sequence.
+
+    Raises
+    ------
+    UnsupportedError
+        Two rotations of one model that change at different lengths.
+    """
+    lengths = {r.original_max_position_embeddings for r in ropes if r.scaling == "longrope"}
+    if len(lengths) > 1:
+        raise UnsupportedError(
+            f"rope scaling longrope changes at {' and '.join(map(str, sorted(lengths)))} tokens in "
+            "one model, which is not built"
+        )
+    return lengths.pop() if lengths else 0
+
+
+def inv_freq(rope: RopeConfig, num_tokens: int) -> NDArray[np.float64]:
     """Return the angle that each pair of dimensions turns per position.
 
     Parameters
     ----------
     rope : RopeConfig
         The variant and its parameters.
-    n_ctx : int
-        Tokens that the context may hold. Only LongRoPE looks at it: beyond
-        ``original_max_position_embeddings`` it takes the long factors.
+    num_tokens : int
+        Length of the sequence. Only LongRoPE looks at it: beyond
+        ``original_max_position_embeddings`` it takes the long factors, for all positions.
 
     Returns
     -------
@@ -40,7 +63,7 @@ def inv_freq(rope: RopeConfig, n_ctx: int) -> NDArray[np.float64]:
         The scaling is of a kind that is not built.
     """
     exponents = np.arange(0, rope.rotary_dim, 2, dtype=np.float64) / rope.rotary_dim
-    frequencies = rope.theta**-exponents
+    frequencies: NDArray[np.float64] = rope.theta**-exponents
     if rope.freq_factors:
         frequencies = frequencies / np.asarray(rope.freq_factors, dtype=np.float64)
     if rope.scaling == "none":
@@ -52,7 +75,7 @@ def inv_freq(rope: RopeConfig, n_ctx: int) -> NDArray[np.float64]:
     if rope.scaling == "yarn":
         return _yarn(rope, frequencies)
     if rope.scaling == "longrope":
-        is_long = n_ctx > rope.original_max_position_embeddings
+        is_long = num_tokens > rope.original_max_position_embeddings
         factors = rope.long_factor if is_long else rope.short_factor
         return frequencies / np.asarray(factors, dtype=np.float64)
     raise UnsupportedError(
@@ -81,14 +104,16 @@ def _yarn(rope: RopeConfig, frequencies: NDArray[np.float64]) -> NDArray[np.floa
             / (2 * math.log(rope.theta))
         )
 
-    low = max(math.floor(dimension(rope.beta_fast)), 0)
-    high = min(math.ceil(dimension(rope.beta_slow)), rope.rotary_dim - 1)
+    low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0.0), min(high, rope.rotary_dim - 1.0)
     width = high - low if high != low else 0.001  # the same guard as transformers
-    ramp = np.clip((np.arange(rope.rotary_dim // 2) - low) / width, 0.0, 1.0)
+    ramp: NDArray[np.float64] = np.clip((np.arange(rope.rotary_dim // 2) - low) / width, 0.0, 1.0)
     return frequencies * ((1 - ramp) + ramp / rope.factor)
 
 
-def attention_factor(rope: RopeConfig, n_ctx: int) -> float:  # noqa: ARG001  (the room's one shape)
+def attention_factor(rope: RopeConfig, num_tokens: int) -> float:  # noqa: ARG001  (room's shape)
     """Return what cosines and sines are multiplied with.
 
     It is the file's own number where it gives one, else what the scaling's paper recommends.
@@ -97,23 +122,29 @@ def attention_factor(rope: RopeConfig, n_ctx: int) -> float:  # noqa: ARG001  (t
     ----------
     rope : RopeConfig
         The variant and its parameters.
-    n_ctx : int
-        Tokens that the context may hold (no variant built depends on it).
+    num_tokens : int
+        Length of the sequence (no variant built depends on it: LongRoPE has one factor for both).
     """
     if rope.attention_factor is not None:
         return rope.attention_factor
     if rope.factor <= 1.0:
         return 1.0
     if rope.scaling == "yarn":
-        return 0.1 * math.log(rope.factor) + 1.0
+        if rope.mscale and rope.mscale_all_dim:
+            return _mscale(rope.factor, rope.mscale) / _mscale(rope.factor, rope.mscale_all_dim)
+        return _mscale(rope.factor, 1.0)
     if rope.scaling == "longrope":
         original = rope.original_max_position_embeddings
         return math.sqrt(1 + math.log(rope.factor) / math.log(original))
     return 1.0
 
 
+def _mscale(factor: float, weight: float) -> float:
+    return 0.1 * weight * math.log(factor) + 1.0
+
+
 def cos_sin(
-    rope: RopeConfig, n_ctx: int, positions: NDArray[np.integer]
+    rope: RopeConfig, num_tokens: int, positions: NDArray[np.integer]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return cosines and sines of all angles, the attention factor included.
 
@@ -123,8 +154,8 @@ def cos_sin(
     ----------
     rope : RopeConfig
         The variant and its parameters.
-    n_ctx : int
-        Tokens that the context may hold.
+    num_tokens : int
+        Length of the sequence.
     positions : integer[n]
         Places in the sequence, from 0.
 
@@ -132,8 +163,8 @@ def cos_sin(
     -------
     cos, sin : float32[n, rotary_dim / 2]
     """
-    angles = np.asarray(positions, dtype=np.float64)[:, None] * inv_freq(rope, n_ctx)[None, :]
-    factor = attention_factor(rope, n_ctx)
+    angles = np.asarray(positions, dtype=np.float64)[:, None] * inv_freq(rope, num_tokens)[None, :]
+    factor = attention_factor(rope, num_tokens)
     return (
         (np.cos(angles) * factor).astype(np.float32),
         (np.sin(angles) * factor).astype(np.float32),

@@ -27,6 +27,9 @@ class Batch:
         KV block of positions ``64 * j`` to ``64 * j + 63`` of sequence s.
     logit_rows : int32[num_rows]
         Indices of tokens whose logits are wanted, ascending.
+    rope_regimes : int32[num_seqs] or None
+        LongRoPE: 0 for a sequence that takes the short factors, 1 for the long ones. What is in
+        its blocks must have been computed with the same. None: 0 for all.
     """
 
     token_ids: NDArray[np.int32]
@@ -34,3 +37,4 @@ class Batch:
     seq_starts: NDArray[np.int32]
     block_tables: NDArray[np.int32]
     logit_rows: NDArray[np.int32]
+    rope_regimes: NDArray[np.int32] | None = None

@@ -33,6 +33,7 @@ from fastllm.kernels.words import Context, Op
 from fastllm.machine.cpus import default_threads, usable_cpus
 from fastllm.machine.memory import available_bytes
 from fastllm.models.bind import BoundModel, bind
+from fastllm.models.rope import short_context
 from fastllm.step.batch import Batch
 from fastllm.step.buffers import Buffers, Rows
 from fastllm.step.embedding import RowReader
@@ -77,6 +78,9 @@ class Runner:
     ----------
     config : ModelConfig
     vocab_size, n_ctx, n_threads, block_size, num_blocks, max_batch_tokens : int
+    short_context : int
+        LongRoPE: sequences of up to this many tokens take the short factors, longer ones the long
+        ones (``Batch.rope_regimes``); 0 where angles do not depend on the length.
     isa : str
         The road the kernels took.
     load_s : float
@@ -122,8 +126,12 @@ class Runner:
         self._cache = KVCache(decoder, self.num_blocks, self.kv_type)
         self._embed = RowReader(model.matrix(decoder.embed))
         self._positions = RowReader(model.matrix(decoder.positions)) if decoder.positions else None
+        self.short_context = short_context(decoder.ropes)
+        self._num_regimes = 2 if 0 < self.short_context < self.n_ctx else 1
         self._ropes = {
-            (a.rope, a.rope_style): RopeTable(decoder.ropes[a.rope], a.rope_style, self.n_ctx)
+            (a.rope, a.rope_style): RopeTable(
+                decoder.ropes[a.rope], a.rope_style, self.n_ctx, self._num_regimes
+            )
             for a in (layer.attention for layer in decoder.layers)
             if a.rope is not None
         }
@@ -194,7 +202,9 @@ class Runner:
         context[Context.PREFETCH] = wants_prefetch()
         context[Context.WIDE_CACHE] = self.kv_type == "f32"
         self._ops_address, self._num_ops = self._ops.ctypes.data, len(self._ops)
-        self._stage = _Stage(self.max_batch_tokens, context)
+        self._stage = _Stage(
+            self.max_batch_tokens, context, self.n_ctx if self._num_regimes > 1 else 0
+        )
         self._context = context
 
     # ------------------------------------------------------------------ stepping
@@ -262,10 +272,22 @@ class Runner:
             values = self._positions.read(batch.positions + np.int32(decoder.position_offset))
             self._position_rows[:tokens, : values.shape[1]] = values
         if self._ropes:
-            last = int(batch.positions.max()) + 1
-            for table in self._ropes.values():
-                if table.filled < last:
-                    table.ensure(last)
+            self._have_angles(batch)
+
+    def _have_angles(self, batch: Batch) -> None:
+        """Compute the rows of the rope tables that a batch needs, where they are not there yet."""
+        if self._num_regimes == 1 or batch.rope_regimes is None:
+            lasts = {0: int(batch.positions.max()) + 1}
+        else:
+            ends = batch.positions[batch.seq_starts[1:] - 1] + 1
+            lasts = {
+                regime: int(ends[batch.rope_regimes == regime].max(initial=0))
+                for regime in range(self._num_regimes)
+            }
+        for table in self._ropes.values():
+            for regime, last in lasts.items():
+                if table.filled[regime] < last:
+                    table.ensure(last, regime)
 
     def _check(self, batch: Batch) -> None:
         """Refuse what would make the kernels read or write outside their memory."""
@@ -278,6 +300,8 @@ class Runner:
         _check_range("token id", batch.token_ids, self.vocab_size)
         _check_range("position", batch.positions, self.n_ctx)
         _check_range("logit row", batch.logit_rows, tokens)
+        if batch.rope_regimes is not None:
+            _check_range("rope regime", batch.rope_regimes, self._num_regimes)
         if starts[0] != 0 or starts[-1] != tokens or len(batch.positions) != tokens:
             raise RequestError("seq_starts and positions do not cover the batch's tokens")
         for s, (first, end) in enumerate(pairwise(starts)):
@@ -312,7 +336,7 @@ class Runner:
 class _Stage:
     """The arrays of a batch at fixed addresses, so that a step need not look them up."""
 
-    def __init__(self, max_tokens: int, context: NDArray[np.int64]) -> None:
+    def __init__(self, max_tokens: int, context: NDArray[np.int64], regime_rows: int) -> None:
         self._positions = np.zeros(max_tokens, np.int32)
         self._starts = np.zeros(max_tokens + 1, np.int32)
         self._seqs = np.zeros(max_tokens, np.int32)
@@ -321,6 +345,10 @@ class _Stage:
         context[Context.POSITIONS] = self._positions.ctypes.data
         context[Context.SEQ_STARTS] = self._starts.ctypes.data
         context[Context.SEQ_OF_TOKEN] = self._seqs.ctypes.data
+        # Rows of the rope table are positions, unless it holds several regimes of so many rows.
+        self._regime_rows = regime_rows
+        self._rope_rows = np.zeros(max_tokens, np.int32) if regime_rows else self._positions
+        context[Context.ROPE_ROWS] = self._rope_rows.ctypes.data
 
     def put(self, batch: Batch) -> int:
         """Copy a batch; the number of its tokens."""
@@ -332,6 +360,11 @@ class _Stage:
             self._seqs[:tokens] = 0
         else:
             self._seqs[:tokens] = np.repeat(np.arange(bounds - 1), np.diff(batch.seq_starts))
+        if self._regime_rows:
+            self._rope_rows[:tokens] = batch.positions
+            if batch.rope_regimes is not None:
+                regimes = batch.rope_regimes[self._seqs[:tokens]]
+                self._rope_rows[:tokens] += regimes * np.int32(self._regime_rows)
         return tokens
 
 
@@ -341,6 +374,9 @@ def _check_shapes(batch: Batch) -> None:
         if array.dtype != np.int32 or array.ndim != (2 if name == "block_tables" else 1):
             raise RequestError(f"{name} of a batch must be int32, as `Batch` describes it")
     seqs = len(batch.seq_starts) - 1
+    regimes = batch.rope_regimes
+    if regimes is not None and (regimes.dtype != np.int32 or regimes.shape != (seqs,)):
+        raise RequestError("rope_regimes of a batch must be int32, one for each sequence")
     if seqs < 1 or len(batch.block_tables) < seqs:
         tables = len(batch.block_tables)
         raise RequestError(f"a batch of {seqs} sequences and {tables} block tables")

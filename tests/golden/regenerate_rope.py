@@ -42,6 +42,70 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8,
         },
     },
+    "yarn-mscale-pair": {
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 32,
+            "mscale": 1.0, "mscale_all_dim": 1.0,
+        },
+    },
+    "yarn-mscale-unlike": {
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 64,
+            "mscale": 0.707, "mscale_all_dim": 1.5,
+        },
+    },
+    "yarn-mscale-alone": {
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 32,
+            "mscale": 2.0,
+        },
+    },
+    "yarn-mscale-and-attention": {
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 32,
+            "mscale": 2.0, "mscale_all_dim": 1.0, "attention_factor": 0.75,
+        },
+    },
+    "yarn-not-truncated": {
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 128,
+            "truncate": False,
+        },
+    },
+    "yarn-parameters": {
+        "rope_parameters": {
+            "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 128,
+            "rope_theta": 5000.0, "beta_fast": 20.0, "beta_slow": 3.0, "partial_rotary_factor": 0.5,
+        },
+    },
+    "yarn-outer-original": {
+        "rope_theta": 10000.0, "original_max_position_embeddings": 64,
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128,
+        },
+    },
+    "linear-below-one": {
+        "rope_theta": 10000.0, "rope_scaling": {"rope_type": "linear", "factor": 0.5},
+    },
+    "yarn-below-one": {
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 0.5, "original_max_position_embeddings": 64,
+            "mscale": 2.0, "mscale_all_dim": 1.0,
+        },
+    },
+    "longrope-factors": {
+        "rope_theta": 10000.0,
+        "rope_parameters": {
+            "rope_type": "longrope", "short_factor": [1.0] * PAIRS, "long_factor": [2.0] * PAIRS,
+            "original_max_position_embeddings": 32, "factor": 4.0, "attention_factor": 1.2,
+        },
+    },
     "longrope": {
         "rope_theta": 10000.0,
         "original_max_position_embeddings": 32,
@@ -58,7 +122,7 @@ def main() -> None:
     """Compute and store all of them."""
     result = []
     for name, more in CONFIGS.items():
-        for n_ctx in (16, 200) if name == "longrope" else (16,):
+        for n_ctx in (16, 200) if name.startswith("longrope") else (16,):
             raw = json.loads(json.dumps({**BASE, **more}))
             config = LlamaConfig(**raw)
             function = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]]

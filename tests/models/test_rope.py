@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fastllm.config import RopeConfig
 from fastllm.errors import FastLLMError, FormatError, UnsupportedError
 from fastllm.models.keys import Keys
-from fastllm.models.rope import attention_factor, cos_sin, inv_freq
+from fastllm.models.rope import attention_factor, cos_sin, inv_freq, short_context
 from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rope.json").read_text())
@@ -21,7 +21,8 @@ RELATIVE_ERROR = 5e-7
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden["name"])
 def test_frequencies_are_those_of_transformers(golden):
     config = golden["config"]
-    rope = rope_from_hf(Keys(config, "config.json"), 16, config["max_position_embeddings"])
+    max_positions = config["max_position_embeddings"]
+    rope = rope_from_hf(Keys(config, "config.json"), 16, max_positions, partial=True)
     expected = np.array(golden["inv_freq"])
     np.testing.assert_allclose(inv_freq(rope, golden["n_ctx"]), expected, rtol=RELATIVE_ERROR)
     assert attention_factor(rope, golden["n_ctx"]) == pytest.approx(golden["attention_factor"])
@@ -100,12 +101,95 @@ def test_unknown_scaling_is_refused_by_name():
 )
 def test_bad_values_are_named(config, key):
     with pytest.raises(FormatError, match=key):
+        rope_from_hf(Keys(config, "config.json"), 8, 64, partial=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
+        ({"rope_scaling": {"type": "linear", "factor": 2, "alpha": 3}}, "alpha is 3"),
+        ({"rope_scaling": {"type": "default", "mrope_section": [1, 1]}}, "mrope_section is"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2, "attn_factor": 2}}, "attn_factor is 2"),
+        ({"rope_parameters": {"llama_4_scaling_beta": 0.1}}, "llama_4_scaling_beta is 0.1"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "full_attention is"),
+        ({"rope_scaling": {"type": "su", "long_mscale": 1.2}}, "long_mscale is 1.2"),
+    ],
+)
+def test_keys_that_nobody_reads_are_refused(config, message):
+    with pytest.raises(UnsupportedError, match=message):
         rope_from_hf(Keys(config, "config.json"), 8, 64)
+
+
+def test_keys_of_another_scaling_change_nothing():
+    """As in transformers, which writes a warning."""
+    own = {"type": "linear", "factor": 2.0}
+    more = {**own, "beta_fast": 3.0, "attention_factor": 9.0, "finetuned": True, "truncate": None}
+    assert rope_from_hf(Keys({"rope_scaling": more}, "c"), 8, 64) == rope_from_hf(
+        Keys({"rope_scaling": own}, "c"), 8, 64
+    )
+
+
+def test_the_older_section_goes_first():
+    both = {
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+        "rope_parameters": {"rope_type": "linear", "factor": 3.0},
+    }
+    assert rope_from_hf(Keys(both, "c"), 8, 64).factor == 2.0
+    assert rope_from_hf(Keys({**both, "rope_scaling": {}}, "c"), 8, 64).factor == 3.0
+
+
+def read_gguf(**values):
+    return rope_from_gguf(
+        Keys({f"a.rope.{key}": value for key, value in values.items()}, "GGUF metadata", "a."),
+        8,
+        64,
+    )
+
+
+def test_attention_factors_of_gguf_files():
+    yarn = {"scaling.type": "yarn", "scaling.factor": 16.0}
+    own = 0.1 * np.log(16.0) + 1.0
+    assert attention_factor(read_gguf(**yarn), 1) == pytest.approx(own)
+    for more, wanted in (
+        ({"scaling.yarn_log_multiplier": 1.0}, 1.0),
+        ({"scaling.yarn_log_multiplier": 0.5}, own / (0.05 * np.log(16.0) + 1.0)),
+        ({"scaling.attn_factor": 0.5}, own * 0.5),
+        ({"scaling.yarn_attn_factor": 1.25}, 1.25),
+        ({"scaling.yarn_attn_factor": 1.25, "scaling.attn_factor": 2.0}, 2.5),
+        ({"scaling.finetuned": True}, own),
+    ):
+        assert attention_factor(read_gguf(**yarn, **more), 1) == pytest.approx(wanted)
+    for kind in ("none", "linear"):
+        rope = read_gguf(**{"scaling.type": kind, "scaling.attn_factor": 1.5})
+        assert attention_factor(rope, 1) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"scaling.alpha": 2.0}, "alpha is 2.0"),
+        ({"scaling.type": "yarn", "scaling.yarn_ext_factor": 0.5}, "yarn_ext_factor is 0.5"),
+    ],
+)
+def test_gguf_keys_that_nobody_reads_are_refused(values, message):
+    with pytest.raises(UnsupportedError, match=message):
+        read_gguf(**values)
+
+
+def test_any_family_may_have_longrope_in_gguf():
+    rope = read_gguf(**{"scaling.type": "longrope", "scaling.original_context_length": 16})
+    assert (rope.scaling, rope.original_max_position_embeddings, rope.factor) == ("longrope", 16, 4)
+    assert short_context([rope, RopeConfig()]) == 16
+    assert short_context([RopeConfig()]) == 0
+    with pytest.raises(UnsupportedError, match="16 and 32 tokens"):
+        short_context([rope, replace(rope, original_max_position_embeddings=32)])
 
 
 def test_odd_rotations_are_refused():
     with pytest.raises(UnsupportedError, match="5 of 10"):
-        rope_from_hf(Keys({"partial_rotary_factor": 0.5}, "config.json"), 10, 64)
+        rope_from_hf(Keys({"partial_rotary_factor": 0.5}, "config.json"), 10, 64, partial=True)
 
 
 def test_old_name_of_longrope():
@@ -133,6 +217,8 @@ def test_gguf_zero_factor_means_none():
                 "rope.scaling.original_context_length",
                 "rope.scaling.yarn_beta_fast",
                 "rope.scaling.yarn_attn_factor",
+                "rope.scaling.yarn_log_multiplier",
+                "rope.scaling.attn_factor",
             ]
         ),
         st.one_of(

@@ -14,11 +14,15 @@ from fastllm.step.runner import Runner
 
 @dataclass(frozen=True)
 class Part:
-    """Some tokens of one sequence: `ids` at positions `start` and on, in `blocks`."""
+    """Some tokens of one sequence: `ids` at positions `start` and on, in `blocks`.
+
+    `regime`: of its rope, see `Batch.rope_regimes`.
+    """
 
     ids: Sequence[int]
     start: int
     blocks: Sequence[int]
+    regime: int = 0
 
 
 def batch_of(*parts: Part, rows: Sequence[int] | None = None) -> Batch:
@@ -36,6 +40,7 @@ def batch_of(*parts: Part, rows: Sequence[int] | None = None) -> Batch:
         seq_starts=np.cumsum([0, *lengths]).astype(np.int32),
         block_tables=tables,
         logit_rows=np.asarray(range(sum(lengths)) if rows is None else rows, np.int32),
+        rope_regimes=np.array([part.regime for part in parts], np.int32),
     )
 
 
@@ -44,14 +49,23 @@ def feed(runner: Runner, *parts: Part, rows: Sequence[int] | None = None) -> NDA
     return runner.forward(batch_of(*parts, rows=rows)).copy()
 
 
+def regime_of(runner: Runner, length: int) -> int:
+    """Which factors LongRoPE takes for a sequence of so many tokens."""
+    return int(0 < runner.short_context < length)
+
+
 def feed_cut(
-    runner: Runner, ids: Sequence[int], cuts: Sequence[int], blocks: Sequence[int]
+    runner: Runner,
+    ids: Sequence[int],
+    cuts: Sequence[int],
+    blocks: Sequence[int],
+    regime: int = 0,
 ) -> NDArray[np.float32]:
     """Run one sequence in pieces that end at `cuts`; the logits of all its tokens."""
     ends = sorted({*cuts, len(ids)} - {0})
     pieces = zip([0, *ends], ends, strict=False)
     return np.concatenate(
-        [feed(runner, Part(ids[first:end], first, blocks)) for first, end in pieces]
+        [feed(runner, Part(ids[first:end], first, blocks, regime)) for first, end in pieces]
     )
 
 

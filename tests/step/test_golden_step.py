@@ -6,7 +6,7 @@ import pytest
 from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.step.runner import Runner
 from tests.golden.cases import cases, materialize, materialize_gguf
-from tests.step.batches import Part, assert_same_bits, feed, feed_cut
+from tests.step.batches import Part, assert_same_bits, feed, feed_cut, regime_of
 
 # Largest difference allowed, in units of the logits' standard deviation.
 TOLERANCE = 2e-4
@@ -22,11 +22,12 @@ def test_logits_are_those_of_transformers(case, write, tmp_path):
     runner = Runner(checkpoint, n_threads=2, n_ctx=case.n_ctx, num_blocks=4)
     try:
         ids = case.token_ids
-        logits = feed(runner, Part(ids, 0, BLOCKS))
+        regime = regime_of(runner, len(ids))
+        logits = feed(runner, Part(ids, 0, BLOCKS, regime))
         assert np.abs(logits - case.logits).max() / case.logits.std() <= TOLERANCE
         # the same bits when the prompt comes in pieces, the last ones token by token
         cuts = (len(ids) // 2, *range(len(ids) - 3, len(ids)))
-        assert_same_bits(feed_cut(runner, ids, cuts, BLOCKS), logits)
+        assert_same_bits(feed_cut(runner, ids, cuts, BLOCKS, regime), logits)
     finally:
         runner.close()
 
