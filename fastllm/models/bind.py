@@ -28,6 +28,9 @@ from fastllm.quants import BLOCKS
 WEIGHT_TYPES = tuple(name for name in BLOCKS if not name.startswith("i") or name.startswith("iq"))
 
 
+NUM_COMPARED_ROWS = 32  # of a stored head and the embedding, which are one matrix or nothing alike
+
+
 @dataclass(frozen=True)
 class RowSegment:
     """Consecutive rows of a stored tensor (for a vector: consecutive elements)."""
@@ -155,6 +158,8 @@ def bind(checkpoint: Checkpoint) -> BoundModel:
     table = family.names.gguf if is_gguf else family.names.hf
     prefix = "" if is_gguf else _prefix(family, checkpoint)
     finder = _Finder(checkpoint, decoder.config, table, prefix)
+    if not is_gguf:
+        decoder = _with_stored_head(decoder, checkpoint, finder)
     matrices = {}
     for role, shape in roles.matrices(decoder).items():
         segments = finder.segments(role, shape)
@@ -220,6 +225,13 @@ class _Finder:
         self.prefix = prefix
         self.used: set[str] = set()
 
+    def tensor(self, role: str) -> TensorInfo | None:
+        """Return the whole tensor that holds a role, if there is one."""
+        for place in names.places(self.table, role, self.prefix):
+            if place.stem in self.tensors:
+                return self.tensors[place.stem]
+        return None
+
     def segments(self, role: str, shape: tuple[int, ...]) -> tuple[RowSegment, ...]:
         """Return the rows that make up a role of this shape."""
         places = names.places(self.table, role, self.prefix)
@@ -258,6 +270,35 @@ class _Finder:
                 f"{self.tensors[left[0]].path}: {len(left)} tensors have no place in this "
                 f"{self.config.architecture} model: {some}; this variant is not built"
             )
+
+
+def _with_stored_head(decoder: Decoder, checkpoint: Checkpoint, finder: _Finder) -> Decoder:
+    """Return `decoder` with a head of its own where the checkpoint stores another than it says.
+
+    Configs say that the head is tied to the embedding, and some checkpoints store it all the same.
+    A second copy is left alone. What differs was trained apart from it and is taken, as in
+    transformers; some rows tell.
+    """
+    if decoder.lm_head.weight != decoder.embed:
+        return decoder
+    embedding, head = finder.tensor(decoder.embed), finder.tensor("lm_head")
+    if embedding is None or head is None:
+        return decoder
+    if (head.type, head.shape) == (embedding.type, embedding.shape):
+        rows = range(0, head.shape[0], -(-head.shape[0] // NUM_COMPARED_ROWS))
+        if all(
+            np.array_equal(
+                checkpoint.read_rows(head.name, row, 1),
+                checkpoint.read_rows(embedding.name, row, 1),
+            )
+            for row in rows
+        ):
+            return decoder
+    return replace(
+        decoder,
+        config=replace(decoder.config, tie_word_embeddings=False),
+        lm_head=replace(decoder.lm_head, weight="lm_head"),
+    )
 
 
 def _with_tables(rope: RopeConfig, checkpoint: Checkpoint, finder: _Finder) -> RopeConfig:

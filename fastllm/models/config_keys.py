@@ -37,8 +37,12 @@ def activation(keys: Keys, *names: str, default: str) -> str:
 
 
 def gguf_activation(keys: Keys, default: str) -> str:
-    """Return the activation of a GGUF model: the key ``fastllm.hidden_act``, or the family's."""
-    return activation(Keys(keys.values, keys.where, "fastllm."), "hidden_act", default=default)
+    """Return the activation of a GGUF model.
+
+    It is our key ``fastllm.hidden_act``, llama.cpp's ``{arch}.hidden_activation``, or the family's.
+    """
+    own = activation(keys, "hidden_activation", default=default)
+    return activation(Keys(keys.values, keys.where, "fastllm."), "hidden_act", default=own)
 
 
 def check_heads(where: str, num_heads: int, num_kv_heads: int) -> None:
@@ -102,11 +106,18 @@ def gguf_vocab_size(keys: Keys) -> int:
     return keys.integer("vocab_size", high=MAX_VOCAB)
 
 
-def sliding_layers_from_hf(keys: Keys, num_layers: int, default: list[bool]) -> tuple[bool, ...]:
-    """Return which layers slide: ``layer_types`` if present, else `default`."""
+def sliding_layers_from_hf(
+    keys: Keys, num_layers: int, default: list[bool], window: int | None
+) -> tuple[bool, ...]:
+    """Return which layers slide: ``layer_types`` if present, else `default`.
+
+    Without a window none may: what such a layer then sees is not said.
+    """
     types = keys.sequence("layer_types")
     if not types:
         return tuple(default)
+    if window is None:
+        check_layer_types(keys, "full_attention")
     if len(types) != num_layers:
         raise FormatError(
             f"{keys.where}: layer_types has {len(types)} entries for {num_layers} layers"
@@ -118,6 +129,16 @@ def sliding_layers_from_hf(keys: Keys, num_layers: int, default: list[bool]) -> 
                 "built: sliding_attention, full_attention"
             )
     return tuple(name == "sliding_attention" for name in types)
+
+
+def check_layer_types(keys: Keys, built: str) -> None:
+    """Refuse ``layer_types`` with another entry than the one kind of layers that a model has."""
+    for name in keys.sequence("layer_types"):
+        if name != built:
+            raise UnsupportedError(
+                f"{keys.where}: layer_types has {shown(name)}, which is not built in this model; "
+                f"built: {built}"
+            )
 
 
 def sliding_layers_from_gguf(keys: Keys, num_layers: int, pattern: int) -> tuple[bool, ...]:

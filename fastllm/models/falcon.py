@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from fastllm.config import ModelConfig, RopeConfig
-from fastllm.models import config_keys, names
+from fastllm.models import config_keys, foreign_keys, names
 from fastllm.models.keys import MAX_LAYERS, MAX_VOCAB, Keys
 from fastllm.models.layers import MLP, Attention, Decoder, Layer, Linear, Norm
 from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
@@ -97,7 +97,8 @@ def config_from_hf(config: Mapping[str, object]) -> FalconConfig:
     max_positions = keys.integer("max_position_embeddings", default=2048)
     num_norms = keys.integer("num_ln_in_parallel_attn", default=2, low=1, high=2)
     bos, ends = config_keys.hf_tokens(keys)
-    return FalconConfig(
+    config_keys.check_layer_types(keys, "full_attention")
+    read = FalconConfig(
         architecture="falcon",
         vocab_size=keys.integer("vocab_size", high=MAX_VOCAB),
         hidden_size=hidden_size,
@@ -114,10 +115,12 @@ def config_from_hf(config: Mapping[str, object]) -> FalconConfig:
         eos_token_ids=ends,
         name=keys.text("_name_or_path", default=""),
         rope=rope_from_hf(keys, head_dim, max_positions),
-        parallel_attn=new_decoder or keys.flag("parallel_attn", default=True),
+        parallel_attn=keys.flag("parallel_attn", default=True) or new_decoder,
         two_norms=new_decoder and num_norms == 2,
         bias=keys.flag("bias", default=False),
     )
+    keys.refuse_unread(foreign_keys.HF)
+    return read
 
 
 def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[str]) -> FalconConfig:
@@ -134,7 +137,8 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
     head_dim = config_keys.head_size(keys, hidden_size, num_heads, "attention.key_length")
     max_positions = keys.integer("context_length")
     bos, ends = config_keys.gguf_tokens(keys)
-    return FalconConfig(
+    keys.refuse("attention.value_length", built=(head_dim,))
+    read = FalconConfig(
         architecture="falcon",
         vocab_size=config_keys.gguf_vocab_size(keys),
         hidden_size=hidden_size,
@@ -155,6 +159,8 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
         two_norms="blk.0.attn_norm_2.weight" in tensor_names,
         bias="blk.0.ffn_up.bias" in tensor_names,
     )
+    keys.refuse_unread(foreign_keys.GGUF)
+    return read
 
 
 def decoder(config: FalconConfig, source: str) -> Decoder:  # noqa: ARG001  (alike in both)

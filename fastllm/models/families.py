@@ -121,6 +121,15 @@ def family_of_hf(config: Mapping[str, object]) -> Family:
     names = keys.sequence("architectures")
     for name in names:
         if isinstance(name, str) and name in ARCHITECTURES:
+            other = config.get("model_type")
+            if (
+                isinstance(other, str)
+                and MODEL_TYPES.get(other, ARCHITECTURES[name]) != (ARCHITECTURES[name])
+            ):
+                raise UnsupportedError(
+                    f"config.json: architectures is {shown(name)} and model_type {shown(other)}, "
+                    "which are not of one family; correct the one that is wrong"
+                )
             return ARCHITECTURES[name]
     if names:
         key, name, built = "architectures", ", ".join(shown(name) for name in names), ARCHITECTURES

@@ -127,11 +127,13 @@ def config_from_gguf(
     num_kv_heads = keys.integer("attention.head_count_kv", default=num_heads)
     config_keys.check_heads(keys.where, num_heads, num_kv_heads)
     head_dim = config_keys.head_size(keys, hidden_size, num_heads, "attention.key_length")
-    keys.refuse("attention.value_length", built=(head_dim,))
+    for key in ("attention.value_length", "attention.key_length_swa", "attention.value_length_swa"):
+        keys.refuse(key, built=(head_dim,))
     max_positions = keys.integer("context_length", high=MAX_SIZE)
     bos, ends = config_keys.gguf_tokens(keys)
     num_layers = keys.integer("block_count", high=MAX_LAYERS)
     window = keys.integer("attention.sliding_window", default=0, low=0)
+    scale = keys.number("attention.scale", default=0.0, high=1e6)
     return GatedConfig(
         architecture=architecture,
         vocab_size=config_keys.gguf_vocab_size(keys),
@@ -158,7 +160,7 @@ def config_from_gguf(
         qkv_bias="blk.0.attn_q.bias" in tensor_names or "blk.0.attn_qkv.bias" in tensor_names,
         o_bias="blk.0.attn_output.bias" in tensor_names,
         mlp_bias="blk.0.ffn_down.bias" in tensor_names,
-        query_pre_attn_scalar=float(head_dim),
+        query_pre_attn_scalar=max(scale, 1e-6) ** -2 if scale else float(head_dim),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastllm.models import config_keys, gated, names
+from fastllm.models import config_keys, foreign_keys, gated, names
 from fastllm.models.gated import GatedConfig
 from fastllm.models.keys import Keys
 from fastllm.models.layers import Decoder
@@ -47,19 +47,22 @@ def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
         act_keys=("hidden_activation",),
     )
     num_layers = read.num_hidden_layers
+    window = keys.integer("sliding_window")
     layers = config_keys.sliding_layers_from_hf(
-        keys, num_layers, [i % 2 == 0 for i in range(num_layers)]
+        keys, num_layers, [i % 2 == 0 for i in range(num_layers)], window
     )
-    return replace(
+    read = replace(
         read,
         qkv_bias=bias,
         o_bias=bias,
-        sliding_window=keys.integer("sliding_window"),
+        sliding_window=window,
         sliding_layers=layers,
         query_pre_attn_scalar=keys.number("query_pre_attn_scalar", low=1e-3),
         attn_logit_softcapping=soft_cap(keys, "attn_logit_softcapping"),
         final_logit_softcapping=soft_cap(keys, "final_logit_softcapping"),
     )
+    keys.refuse_unread(foreign_keys.HF)
+    return read
 
 
 def gguf_query_scalar(keys: Keys, read: GatedConfig, num_layers_27b: int) -> float:
@@ -68,8 +71,8 @@ def gguf_query_scalar(keys: Keys, read: GatedConfig, num_layers_27b: int) -> flo
     The files do not say it. As in llama.cpp it is the size of a head, but for the 27B models
     hidden_size / num_attention_heads; ``attention.scale`` (the factor itself) goes before both.
     """
-    if keys.has("attention.scale"):
-        return keys.number("attention.scale", low=1e-6, high=1e6) ** -2
+    if keys.number("attention.scale", default=0.0):
+        return read.query_pre_attn_scalar
     if read.num_hidden_layers == num_layers_27b:
         return float(read.hidden_size // read.num_attention_heads)
     return float(read.head_dim)
@@ -79,7 +82,8 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
     """Read GGUF metadata."""
     keys = Keys(metadata, "GGUF metadata", "gemma2.")
     read = gated.config_from_gguf(keys, tensor_names, "gemma2", hidden_act="gelu_tanh")
-    return replace(
+    keys.refuse("rope.freq_base_swa", built=(read.rope.theta,))
+    read = replace(
         read,
         sliding_window=read.sliding_window or 4096,
         sliding_layers=config_keys.sliding_layers_from_gguf(keys, read.num_hidden_layers, 2),
@@ -87,6 +91,8 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
         attn_logit_softcapping=soft_cap(keys, "attn_logit_softcapping", 50.0),
         final_logit_softcapping=soft_cap(keys, "final_logit_softcapping", 30.0),
     )
+    keys.refuse_unread(foreign_keys.GGUF)
+    return read
 
 
 def gemma_decoder(config: GatedConfig, source: str, *, qk_norm: bool) -> Decoder:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fastllm.config import RopeConfig
 from fastllm.errors import FormatError
-from fastllm.models import config_keys, gated, names
+from fastllm.models import config_keys, foreign_keys, gated, names
 from fastllm.models.gated import GatedConfig
 from fastllm.models.gemma2 import gemma_decoder, gguf_query_scalar, soft_cap
 from fastllm.models.keys import MAX_LAYERS, Keys, shown
@@ -42,7 +42,9 @@ def text_config(config: Mapping[str, object]) -> dict[str, object]:
         raise FormatError(f"config.json: text_config is {shown(text)}, expected an object")
     shared = ("bos_token_id", "eos_token_id", "quantization_config", "_name_or_path")
     outer = {key: config[key] for key in shared if key in config}
-    return {**DEFAULTS, **outer, **text}
+    # Whether the head is tied is said of the whole model.
+    tied = {key: config[key] for key in ("tie_word_embeddings",) if key in config}
+    return {**DEFAULTS, **outer, **text, **tied}
 
 
 def rope_keys_of(keys: Keys, layer_type: str) -> Keys:
@@ -56,16 +58,20 @@ def rope_keys_of(keys: Keys, layer_type: str) -> Keys:
         if key not in ("full_attention", "sliding_attention"):
             parameters.refuse(str(key), built=())
     own = parameters.section(layer_type) or Keys({}, keys.where)
-    values = dict(own.values)
     theta = keys.values["rope_local_base_freq"]
     if layer_type == "full_attention":
         theta = keys.values["rope_theta"]
-        values.update((keys.section("rope_scaling") or Keys({}, keys.where)).values)
-    # transformers looks for this one beside the entries and finds none
-    Keys(values, own.where).refuse("truncate", built=(True,))
-    changed = {"rope_theta": theta, "rope_parameters": values, "rope_scaling": None}
-    changed["original_max_position_embeddings"] = None
-    return Keys({**keys.values, **changed}, keys.where)
+        scaling = keys.section("rope_scaling") or Keys({}, keys.where)
+        if not scaling.has("rope_type"):
+            scaling.refuse("type", built=())  # transformers takes it for a plain rotation
+        own = own.changed(**scaling.values)
+    own.refuse("truncate", built=(True,))  # transformers looks for it beside the entries only
+    return keys.changed(
+        rope_theta=theta,
+        rope_parameters=own.values,
+        rope_scaling=None,
+        original_max_position_embeddings=None,
+    )
 
 
 def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
@@ -84,21 +90,25 @@ def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
     pattern = keys.integer(
         "sliding_window_pattern", "_sliding_window_pattern", default=PATTERN, high=MAX_LAYERS
     )
-    return replace(
+    window = keys.integer("sliding_window")
+    read = replace(
         read,
         qkv_bias=bias,
         o_bias=bias,
         local_rope=rope_from_hf(
             rope_keys_of(keys, "sliding_attention"), read.head_dim, read.max_position_embeddings
         ),
-        sliding_window=keys.integer("sliding_window"),
+        sliding_window=window,
         sliding_layers=config_keys.sliding_layers_from_hf(
-            keys, num_layers, [(i + 1) % pattern != 0 for i in range(num_layers)]
+            keys, num_layers, [(i + 1) % pattern != 0 for i in range(num_layers)], window
         ),
         query_pre_attn_scalar=keys.number("query_pre_attn_scalar", low=1e-3),
-        attn_logit_softcapping=soft_cap(keys, "attn_logit_softcapping"),
         final_logit_softcapping=soft_cap(keys, "final_logit_softcapping"),
     )
+    if "text_config" in config:  # transformers caps logits in the text model only
+        keys.refuse("final_logit_softcapping", built=(0,))
+    keys.refuse_unread(foreign_keys.HF)
+    return read
 
 
 def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[str]) -> GatedConfig:
@@ -110,12 +120,20 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
         query_pre_attn_scalar=gguf_query_scalar(keys, read, NUM_LAYERS_27B),
         final_logit_softcapping=soft_cap(keys, "final_logit_softcapping"),
     )
+    local_theta = keys.number("rope.freq_base_swa", default=10000.0, low=MIN_THETA)
+    attention_factor = keys.number("rope.scaling.attn_factor", default=1.0, low=1e-3, high=1e3)
+    keys.refuse("rope.dimension_count_swa", built=(read.rope.rotary_dim,))
+    keys.refuse_unread(foreign_keys.GGUF)
     if read.sliding_window is None:
         return read
-    local_theta = keys.number("rope.freq_base_swa", default=10000.0, low=MIN_THETA)
     return replace(
         read,
-        local_rope=RopeConfig(theta=local_theta, rotary_dim=read.rope.rotary_dim),
+        # Scaling is for the global layers; only the factor of attention is for all.
+        local_rope=RopeConfig(
+            theta=local_theta,
+            rotary_dim=read.rope.rotary_dim,
+            attention_factor=attention_factor if attention_factor != 1.0 else None,
+        ),
         sliding_layers=config_keys.sliding_layers_from_gguf(keys, read.num_hidden_layers, PATTERN),
     )
 

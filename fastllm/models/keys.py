@@ -40,15 +40,28 @@ class Keys:
         What to call the source in messages, for example ``"config.json"``.
     prefix : str
         Put before every key, for example ``"llama."``.
+
+    Attributes
+    ----------
+    asked : set of str
+        Keys that were looked for, with their prefix.
     """
 
     def __init__(self, values: Mapping[str, object], where: str, prefix: str = "") -> None:
         self.values = values
         self.where = where
         self.prefix = prefix
+        self.asked: set[str] = set()
+
+    def changed(self, **values: object) -> Keys:
+        """Return the same keys with other values for some; what is asked there counts here."""
+        other = Keys({**self.values, **values}, self.where, self.prefix)
+        other.asked = self.asked
+        return other
 
     def find(self, keys: tuple[str, ...]) -> tuple[str, object]:
         """Return the full name and the value of the first key present, or (name, None)."""
+        self.asked.update(self.prefix + key for key in keys)
         for key in keys:
             value = self.values.get(self.prefix + key)
             if value is not None:
@@ -176,3 +189,20 @@ class Keys:
                 f"{self.where}: {name} is {shown(value)}, which is not built"
                 + (f"; built: {', '.join(repr(choice) for choice in built)}" if built else "")
             )
+
+    def refuse_unread(self, known: Mapping[str, tuple[object, ...]]) -> None:
+        """Refuse keys that change the numbers of some model and that nobody here looked for.
+
+        Parameters
+        ----------
+        known : mapping
+            Such keys, each with the values that change nothing.
+
+        Raises
+        ------
+        UnsupportedError
+            One is present with another value; names key and value.
+        """
+        for key, neutral in known.items():
+            if self.prefix + key not in self.asked:
+                self.refuse(key, built=neutral)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fastllm.config import ModelConfig
-from fastllm.models import config_keys, names
+from fastllm.models import config_keys, foreign_keys, names
 from fastllm.models.keys import MAX_LAYERS, MAX_VOCAB, Keys
 from fastllm.models.layers import MLP, Attention, Decoder, Layer, Linear, Norm
 
@@ -90,7 +90,8 @@ def config_from_hf(config: Mapping[str, object]) -> OPTConfig:
     width = keys.integer("word_embed_proj_dim", default=hidden_size)
     before = keys.flag("do_layer_norm_before", default=True)
     bos, ends = config_keys.hf_tokens(keys)
-    return OPTConfig(
+    config_keys.check_layer_types(keys, "full_attention")
+    read = OPTConfig(
         architecture="opt",
         vocab_size=keys.integer("vocab_size", high=MAX_VOCAB),
         hidden_size=hidden_size,
@@ -111,6 +112,8 @@ def config_from_hf(config: Mapping[str, object]) -> OPTConfig:
         final_norm=before and not keys.flag("_remove_final_layer_norm", default=False),
         bias=keys.flag("enable_bias", default=True),
     )
+    keys.refuse_unread(foreign_keys.HF)
+    return read
 
 
 def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[str]) -> OPTConfig:
@@ -120,7 +123,9 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
     num_heads = keys.integer("attention.head_count")
     width = keys.integer("word_embed_proj_dim", default=hidden_size)
     bos, ends = config_keys.gguf_tokens(keys)
-    return OPTConfig(
+    head_dim = config_keys.head_size(keys, hidden_size, num_heads, "attention.key_length")
+    keys.refuse("attention.value_length", built=(head_dim,))
+    read = OPTConfig(
         architecture="opt",
         vocab_size=config_keys.gguf_vocab_size(keys),
         hidden_size=hidden_size,
@@ -128,7 +133,7 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
         num_hidden_layers=keys.integer("block_count", high=MAX_LAYERS),
         num_attention_heads=num_heads,
         num_key_value_heads=num_heads,
-        head_dim=config_keys.head_size(keys, hidden_size, num_heads, "attention.key_length"),
+        head_dim=head_dim,
         max_position_embeddings=keys.integer("context_length"),
         hidden_act=config_keys.gguf_activation(keys, "relu"),
         layer_norm_eps=keys.number("attention.layer_norm_epsilon", default=1e-5, high=1.0),
@@ -142,6 +147,8 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
         final_norm="output_norm.weight" in tensor_names,
         bias="blk.0.ffn_up.bias" in tensor_names,
     )
+    keys.refuse_unread(foreign_keys.GGUF)
+    return read
 
 
 def decoder(config: OPTConfig, source: str) -> Decoder:  # noqa: ARG001  (alike in both)

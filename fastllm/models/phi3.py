@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from fastllm.models import gated, names
+from fastllm.models import config_keys, foreign_keys, gated, names
 from fastllm.models.gated import GatedConfig
 from fastllm.models.keys import Keys
 from fastllm.models.layers import Decoder
@@ -46,7 +46,10 @@ def config_from_hf(config: Mapping[str, object]) -> GatedConfig:
             values[key] = {**scaling, "rope_type": "longrope"}
     keys = Keys(values, "config.json")
     read = gated.config_from_hf(keys, "phi3", partial_rotation=True)
-    if not keys.has("sliding_window"):
+    slides = keys.has("sliding_window")
+    config_keys.check_layer_types(keys, "sliding_attention" if slides else "full_attention")
+    keys.refuse_unread(foreign_keys.HF)
+    if not slides:
         return read
     return replace(
         read,
@@ -63,6 +66,7 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
     """
     keys = Keys(metadata, "GGUF metadata", "phi3.")
     read = gated.config_from_gguf(keys, tensor_names, "phi3")
+    keys.refuse_unread(foreign_keys.GGUF)
     if not any(name in tensor_names for name in LONG_TABLES):
         return read
     rope = longrope_from_gguf(keys, read.rope, read.max_position_embeddings)

@@ -71,12 +71,30 @@ def test_tied_head_is_the_embedding(tmp_path):
         bound.matrix("no_such_role")
 
 
-def test_second_copy_of_a_tied_head_is_ignored(folder):
-    def add(tensors):
-        tensors["lm_head.weight"] = np.zeros((131, 48), np.float32)
+@pytest.mark.parametrize(("name", "prefix"), [("llama-tied", "model."), ("gemma2", "model.")])
+def test_stored_head_of_a_tied_model(folder, name, prefix):
+    """A second copy of the embedding is left alone; another matrix is the head, as transformers
+    has it."""
 
-    bound = bind_path(folder("llama-tied", add))
-    assert bound.matrix("lm_head").segments[0].tensor.name == "model.embed_tokens.weight"
+    def add_copy(tensors):
+        tensors["lm_head.weight"] = tensors[f"{prefix}embed_tokens.weight"].copy()
+
+    def add_other(tensors):
+        add_copy(tensors)
+        tensors["lm_head.weight"] *= 2
+
+    bound = bind_path(folder(name, add_copy))
+    assert bound.matrix("lm_head").segments[0].tensor.name == f"{prefix}embed_tokens.weight"
+    bound = bind_path(folder(name, add_other))
+    assert bound.matrix("lm_head").segments[0].tensor.name == "lm_head.weight"
+    assert not bound.decoder.config.tie_word_embeddings
+
+
+def test_stored_head_of_another_type_is_the_head(folder):
+    def add(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].astype(np.float16)
+
+    assert bind_path(folder("llama-tied", add)).matrix("lm_head").type == "f16"
 
 
 def test_names_without_prefix(folder):
@@ -234,3 +252,41 @@ def test_longrope_needs_both_tables(tmp_path):
 
     with pytest.raises(FormatError, match=r"rope_factors_short\.weight is missing"):
         bind_path(write_gguf(tmp_path / "half.gguf", source, drop))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "falcon"])
+def test_longrope_of_any_gguf_file(tmp_path, name):
+    source = materialize_gguf(case(name), tmp_path)
+    arch = open_checkpoint(source).metadata["general.architecture"]
+    pairs = bind_path(source).decoder.ropes[0].rotary_dim // 2
+
+    def add(metadata, tensors):
+        metadata[f"{arch}.rope.scaling.type"] = "longrope"
+        metadata[f"{arch}.rope.scaling.original_context_length"] = 16
+        metadata[f"{arch}.rope.scaling.attn_factor"] = 1.25
+        tensors["rope_factors_short.weight"] = np.full(pairs, 1.5, np.float32)
+        tensors["rope_factors_long.weight"] = np.full(pairs, 3.0, np.float32)
+
+    (rope,) = bind_path(write_gguf(tmp_path / "long.gguf", source, add)).decoder.ropes
+    assert (rope.scaling, rope.attention_factor) == ("longrope", 1.25)
+    assert (rope.original_max_position_embeddings, rope.short_factor, rope.long_factor) == (
+        16, (1.5,) * pairs, (3.0,) * pairs,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("gemma3", "rope_freqs.weight"),
+        ("opt", "rope_freqs.weight"),
+        ("llama", "rope_factors_long.weight"),
+    ],
+)
+def test_rope_tables_that_nobody_reads_are_refused(tmp_path, name, tensor):
+    source = materialize_gguf(case(name), tmp_path)
+
+    def add(metadata, tensors):
+        tensors[tensor] = np.ones(6, np.float32)
+
+    with pytest.raises(UnsupportedError, match=f"1 tensors have no place .*{tensor}"):
+        bind_path(write_gguf(tmp_path / "more.gguf", source, add))

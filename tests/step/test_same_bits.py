@@ -18,7 +18,8 @@ from tests.step.models import VOCAB, golden, quantized
 # rotated heads
 GOLDEN = (
     ("llama-bias", "f16"), ("gemma2", "f16"), ("gemma3", "f32"), ("qwen3", "f16"),
-    ("opt-after", "f16"), ("falcon-new", "f16"), ("phi3-partial", "f16"),
+    ("opt-after", "f16"), ("falcon-new", "f16"), ("phi3-partial", "f16"), ("qwen2-sliding", "f16"),
+    ("mistral", "f16"),
 )  # fmt: skip
 LENGTH = 41  # more than a split batch, and no multiple of a tile
 EXAMPLES = settings(max_examples=12, deadline=None)
