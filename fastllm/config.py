@@ -6,7 +6,7 @@ into these names at the door; nothing behind them knows another one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,3 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     name: str = ""
-    extra: dict[str, object] = field(default_factory=dict)

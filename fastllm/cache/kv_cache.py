@@ -24,8 +24,8 @@ def page_bytes(head_dim: int, kv_type: str) -> int:
 def block_bytes(decoder: Decoder, kv_type: str = "f16") -> int:
     """Bytes of one block in all layers."""
     return sum(
-        layer.attention.num_kv_heads * page_bytes(layer.attention.head_dim, kv_type)
-        for layer in decoder.layers
+        attention.num_kv_heads * page_bytes(attention.head_dim, kv_type)
+        for attention in decoder.attentions
     )
 
 
@@ -36,9 +36,9 @@ class KVCache:
     ----------
     nbytes : int
     layer_addresses : list of int
-        Address of block 0, kv head 0 of each layer.
+        Address of block 0, kv head 0 of each layer that has attention.
     layer_strides : list of int
-        Bytes from one block of a layer to the next.
+        Bytes from one block of such a layer to the next.
     """
 
     def __init__(self, decoder: Decoder, num_blocks: int, kv_type: str = "f16") -> None:
@@ -47,8 +47,7 @@ class KVCache:
         self.kv_type = kv_type
         self._arena = Arena(self.nbytes)
         self.layer_addresses, self.layer_strides = [], []
-        for layer in decoder.layers:
-            attention = layer.attention
+        for attention in decoder.attentions:
             stride = attention.num_kv_heads * page_bytes(attention.head_dim, kv_type)
             self.layer_strides.append(stride)
             self.layer_addresses.append(self._arena.alloc(stride * num_blocks, 64))

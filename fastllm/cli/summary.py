@@ -10,7 +10,7 @@ from fastllm.config import ModelConfig
 from fastllm.formats.checkpoint import Checkpoint
 from fastllm.loading import open_model
 from fastllm.models.bind import BoundModel, MatrixSource, bind
-from fastllm.models.layers import Decoder
+from fastllm.models.layers import Decoder, mixers, walk
 from fastllm.quants import row_bytes
 
 _KV_BYTES = 2  # the cache holds fp16
@@ -43,7 +43,7 @@ class Summary:
     ----------
     config : ModelConfig
     groups : dict of str to Group
-        "embedding", "attention", "mlp", "head".
+        "embedding", "head", and the word of each kind of mixer ("attention", "mlp").
     kv_bytes_per_token : int
         Of the KV cache.
     """
@@ -69,7 +69,7 @@ class Summary:
         """The type that holds the most bytes outside of embedding and head."""
         inner: Counter[str] = Counter()
         for name, group in self.groups.items():
-            if name in ("attention", "mlp") or len(self.groups) == 1:
+            if name not in ("embedding", "head") or len(self.groups) == 1:
                 inner += group.type_bytes
         return max(inner, key=lambda name: inner[name]) if inner else "?"
 
@@ -89,8 +89,9 @@ def summarize(model: str) -> Summary:
 def summary_of(checkpoint: Checkpoint, bound: BoundModel) -> Summary:
     """Return the summary of a bound model."""
     groups: dict[str, Group] = {}
+    uses = uses_of(bound.decoder)
     for role in bound.matrix_roles:
-        groups.setdefault(_use_of(role), Group()).add(bound.matrix(role))
+        groups.setdefault(uses[role], Group()).add(bound.matrix(role))
     return Summary(
         checkpoint.path,
         bound.kind,
@@ -102,8 +103,7 @@ def summary_of(checkpoint: Checkpoint, bound: BoundModel) -> Summary:
 
 def kv_bytes_per_token(decoder: Decoder) -> int:
     """Return what one token takes in the KV cache: a key and a value per layer and KV head."""
-    heads = (layer.attention for layer in decoder.layers)
-    return sum(2 * a.num_kv_heads * a.head_dim * _KV_BYTES for a in heads)
+    return sum(2 * a.num_kv_heads * a.head_dim * _KV_BYTES for a in decoder.attentions)
 
 
 def label_and_parameters(model: str) -> tuple[str, int]:
@@ -121,9 +121,11 @@ def _short(number: int) -> str:
     return f"{number / 1e9:.1f}B"
 
 
-def _use_of(role: str) -> str:
-    if ".self_attn." in role or ".attention." in role:
-        return "attention"
-    if ".mlp." in role:
-        return "mlp"
-    return "head" if role.startswith("lm_head") else "embedding"
+def uses_of(decoder: Decoder) -> dict[str, str]:
+    """Return role -> what it is for: the word of its mixer, "embedding" or "head"."""
+    uses = {part.weight: "embedding" for part in walk(decoder)}
+    if decoder.lm_head.weight != decoder.embed.weight:
+        uses[decoder.lm_head.weight] = "head"
+    for mixer in mixers(decoder):
+        uses.update((part.weight, mixer.use) for part in walk(mixer))
+    return uses

@@ -205,7 +205,11 @@ def _prefix(family: Family, checkpoint: Checkpoint) -> str:
 def _hf_ignored(family: Family, decoder: Decoder) -> tuple[str, ...]:
     ignored = (*names.HF_IGNORED, *family.names.hf_ignored)
     # A tied head is the embedding even where the checkpoint stores a second copy of it.
-    return (*ignored, r"lm_head\.weight") if decoder.lm_head.weight == decoder.embed else ignored
+    return (
+        (*ignored, r"lm_head\.weight")
+        if decoder.lm_head.weight == decoder.embed.weight
+        else ignored
+    )
 
 
 class _Finder:
@@ -279,9 +283,9 @@ def _with_stored_head(decoder: Decoder, checkpoint: Checkpoint, finder: _Finder)
     A second copy is left alone. What differs was trained apart from it and is taken, as in
     transformers; some rows tell.
     """
-    if decoder.lm_head.weight != decoder.embed:
+    if decoder.lm_head.weight != decoder.embed.weight:
         return decoder
-    embedding, head = finder.tensor(decoder.embed), finder.tensor("lm_head")
+    embedding, head = finder.tensor(decoder.embed.weight), finder.tensor("lm_head")
     if embedding is None or head is None:
         return decoder
     if (head.type, head.shape) == (embedding.type, embedding.shape):

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from fastllm.config import ModelConfig, RopeConfig
-from fastllm.models import config_keys, foreign_keys, names
+from fastllm.models import config_keys, foreign_keys, names, parts
 from fastllm.models.keys import MAX_LAYERS, MAX_VOCAB, Keys
-from fastllm.models.layers import MLP, Attention, Decoder, Layer, Linear, Norm
+from fastllm.models.layers import Branch, Decoder, Layer
 from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
 
 GGUF_ARCHITECTURE = "falcon"
@@ -166,49 +166,29 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
 def decoder(config: FalconConfig, source: str) -> Decoder:  # noqa: ARG001  (alike in both)
     """Return the layers."""
 
-    def norm(role: str) -> Norm:
-        return Norm("layer", role, config.layer_norm_eps, bias=f"{role}.bias")
-
-    def linear(role: str) -> Linear:
-        return Linear(role, f"{role}.bias" if config.bias else None)
-
-    def norms(at: str) -> tuple[Norm, Norm | None]:
-        if config.two_norms:
-            return norm(f"{at}.ln_attn"), norm(f"{at}.ln_mlp")
-        if config.parallel_attn:
-            return norm(f"{at}.input_layernorm"), None
-        return norm(f"{at}.input_layernorm"), norm(f"{at}.post_attention_layernorm")
-
     def layer(i: int) -> Layer:
         at = f"layers.{i}"
-        input_norm, mlp_norm = norms(at)
-        return Layer(
-            attention=Attention(
-                num_heads=config.num_attention_heads,
-                num_kv_heads=config.num_key_value_heads,
-                head_dim=config.head_dim,
-                scale=config.head_dim**-0.5,
-                q=linear(f"{at}.self_attn.q_proj"),
-                k=linear(f"{at}.self_attn.k_proj"),
-                v=linear(f"{at}.self_attn.v_proj"),
-                o=linear(f"{at}.self_attn.o_proj"),
-                rope=0,
-            ),
-            mlp=MLP(
-                act=config.hidden_act,
-                up=linear(f"{at}.mlp.up_proj"),
-                down=linear(f"{at}.mlp.down_proj"),
-            ),
-            input_norm=input_norm,
-            mlp_norm=mlp_norm,
-            parallel=config.parallel_attn,
+        if config.two_norms:
+            roles = ("ln_attn", "ln_mlp")
+        elif config.parallel_attn:
+            roles = ("input_layernorm", "input_layernorm")
+        else:
+            roles = ("input_layernorm", "post_attention_layernorm")
+        mixers = (
+            parts.attention(config, i, qkv_bias=config.bias, o_bias=config.bias, rope=0),
+            parts.mlp(config, i, gated=False, bias=config.bias),
         )
+        branches = (
+            Branch(mixer=mixer, input_norm=parts.layer_norm(config, f"{at}.{role}"))
+            for mixer, role in zip(mixers, roles, strict=True)
+        )
+        return Layer(branches=tuple(branches), parallel=config.parallel_attn)
 
     return Decoder(
         config=config,
-        embed="embed_tokens",
-        layers=tuple(layer(i) for i in range(config.num_hidden_layers)),
-        norm=norm("norm"),
-        lm_head=Linear("embed_tokens" if config.tie_word_embeddings else "lm_head"),
         ropes=(config.rope,),
+        embed=parts.embedding(config),
+        layers=tuple(layer(i) for i in range(config.num_hidden_layers)),
+        norm=parts.layer_norm(config, "norm"),
+        lm_head=parts.head(config),
     )

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from fastllm.config import ModelConfig, RopeConfig
 from fastllm.errors import UnsupportedError
-from fastllm.models import config_keys
+from fastllm.models import config_keys, parts
 from fastllm.models.keys import MAX_LAYERS, MAX_SIZE, MAX_VOCAB, Keys
-from fastllm.models.layers import MLP, Attention, Decoder, Layer, Linear, Norm
+from fastllm.models.layers import Branch, Decoder, Layer, Norm
 from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
 
 
@@ -191,56 +191,55 @@ def gated_decoder(
         Factor of embeddings.
     """
 
-    def norm(role: str) -> Norm:
-        return Norm("rms", role, config.rms_norm_eps, weight_offset=weight_offset)
-
-    def linear(role: str, bias: bool) -> Linear:
-        return Linear(role, f"{role}.bias" if bias else None)
-
-    ropes = (config.rope,) if config.local_rope is None else (config.rope, config.local_rope)
+    def norm(role: str, size: int = config.hidden_size) -> Norm:
+        return Norm(role, "rms", size, config.rms_norm_eps, weight_offset=weight_offset)
 
     def layer(i: int) -> Layer:
         at = f"layers.{i}"
         slides = config.sliding_layers[i]
-        after = "pre_feedforward_layernorm" if sandwich_norms else "post_attention_layernorm"
+        attention = parts.attention(
+            config,
+            i,
+            qkv_bias=config.qkv_bias,
+            o_bias=config.o_bias,
+            scale=config.query_pre_attn_scalar**-0.5,
+            rope=1 if slides and config.local_rope is not None else 0,
+            rope_style=rope_style,
+            sliding_window=config.sliding_window if slides else None,
+            softcap=config.attn_logit_softcapping,
+            q_norm=norm(f"{at}.self_attn.q_norm", config.head_dim) if qk_norm else None,
+            k_norm=norm(f"{at}.self_attn.k_norm", config.head_dim) if qk_norm else None,
+        )
+        mlp = parts.mlp(config, i, gated=True, bias=config.mlp_bias)
+        if not sandwich_norms:
+            return Layer(
+                branches=(
+                    Branch(mixer=attention, input_norm=norm(f"{at}.input_layernorm")),
+                    Branch(mixer=mlp, input_norm=norm(f"{at}.post_attention_layernorm")),
+                )
+            )
         return Layer(
-            attention=Attention(
-                num_heads=config.num_attention_heads,
-                num_kv_heads=config.num_key_value_heads,
-                head_dim=config.head_dim,
-                scale=config.query_pre_attn_scalar**-0.5,
-                q=linear(f"{at}.self_attn.q_proj", config.qkv_bias),
-                k=linear(f"{at}.self_attn.k_proj", config.qkv_bias),
-                v=linear(f"{at}.self_attn.v_proj", config.qkv_bias),
-                o=linear(f"{at}.self_attn.o_proj", config.o_bias),
-                rope=1 if slides and config.local_rope is not None else 0,
-                rope_style=rope_style,
-                sliding_window=config.sliding_window if slides else None,
-                softcap=config.attn_logit_softcapping,
-                q_norm=norm(f"{at}.self_attn.q_norm") if qk_norm else None,
-                k_norm=norm(f"{at}.self_attn.k_norm") if qk_norm else None,
-            ),
-            mlp=MLP(
-                act=config.hidden_act,
-                gate=linear(f"{at}.mlp.gate_proj", config.mlp_bias),
-                up=linear(f"{at}.mlp.up_proj", config.mlp_bias),
-                down=linear(f"{at}.mlp.down_proj", config.mlp_bias),
-            ),
-            input_norm=norm(f"{at}.input_layernorm"),
-            mlp_norm=norm(f"{at}.{after}"),
-            post_attention_norm=(
-                norm(f"{at}.post_attention_layernorm") if sandwich_norms else None
-            ),
-            post_mlp_norm=norm(f"{at}.post_feedforward_layernorm") if sandwich_norms else None,
+            branches=(
+                Branch(
+                    mixer=attention,
+                    input_norm=norm(f"{at}.input_layernorm"),
+                    output_norm=norm(f"{at}.post_attention_layernorm"),
+                ),
+                Branch(
+                    mixer=mlp,
+                    input_norm=norm(f"{at}.pre_feedforward_layernorm"),
+                    output_norm=norm(f"{at}.post_feedforward_layernorm"),
+                ),
+            )
         )
 
     return Decoder(
         config=config,
-        embed="embed_tokens",
+        ropes=(config.rope,) if config.local_rope is None else (config.rope, config.local_rope),
+        embed=parts.embedding(config),
+        embed_scale=embed_scale,
         layers=tuple(layer(i) for i in range(config.num_hidden_layers)),
         norm=norm("norm"),
-        lm_head=Linear("embed_tokens" if config.tie_word_embeddings else "lm_head"),
-        ropes=ropes,
-        embed_scale=embed_scale,
+        lm_head=parts.head(config),
         logit_softcap=config.final_logit_softcapping,
     )

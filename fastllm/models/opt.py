@@ -14,9 +14,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fastllm.config import ModelConfig
-from fastllm.models import config_keys, foreign_keys, names
+from fastllm.models import config_keys, foreign_keys, names, parts
 from fastllm.models.keys import MAX_LAYERS, MAX_VOCAB, Keys
-from fastllm.models.layers import MLP, Attention, Decoder, Layer, Linear, Norm
+from fastllm.models.layers import Branch, Decoder, Layer, Linear, Mixer, Table
 
 GGUF_ARCHITECTURE = "opt"
 POSITION_OFFSET = 2  # the table's first two rows were left for padding
@@ -106,7 +106,6 @@ def config_from_hf(config: Mapping[str, object]) -> OPTConfig:
         bos_token_id=bos,
         eos_token_ids=ends,
         name=keys.text("_name_or_path", default=""),
-        extra={"word_embed_proj_dim": width},
         word_embed_proj_dim=width,
         do_layer_norm_before=before,
         final_norm=before and not keys.flag("_remove_final_layer_norm", default=False),
@@ -141,7 +140,6 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
         bos_token_id=bos,
         eos_token_ids=ends,
         name=Keys(metadata, keys.where, "general.").text("name", default=""),
-        extra={"word_embed_proj_dim": width},
         word_embed_proj_dim=width,
         do_layer_norm_before=keys.flag("do_layer_norm_before", default=True),
         final_norm="output_norm.weight" in tensor_names,
@@ -154,44 +152,32 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
 def decoder(config: OPTConfig, source: str) -> Decoder:  # noqa: ARG001  (alike in both)
     """Return the layers."""
 
-    def norm(role: str) -> Norm:
-        return Norm("layer", role, config.layer_norm_eps, bias=f"{role}.bias")
-
-    def linear(role: str) -> Linear:
-        return Linear(role, f"{role}.bias" if config.bias else None)
+    def branch(mixer: Mixer, role: str) -> Branch:
+        norm = parts.layer_norm(config, role)
+        if config.do_layer_norm_before:
+            return Branch(mixer=mixer, input_norm=norm)
+        return Branch(mixer=mixer, sum_norm=norm)
 
     def layer(i: int) -> Layer:
-        at = f"layers.{i}"
+        attention = parts.attention(config, i, qkv_bias=config.bias, o_bias=config.bias)
+        mlp = parts.mlp(config, i, gated=False, bias=config.bias)
         return Layer(
-            attention=Attention(
-                num_heads=config.num_attention_heads,
-                num_kv_heads=config.num_key_value_heads,
-                head_dim=config.head_dim,
-                scale=config.head_dim**-0.5,
-                q=linear(f"{at}.self_attn.q_proj"),
-                k=linear(f"{at}.self_attn.k_proj"),
-                v=linear(f"{at}.self_attn.v_proj"),
-                o=linear(f"{at}.self_attn.o_proj"),
-            ),
-            mlp=MLP(
-                act=config.hidden_act,
-                up=linear(f"{at}.mlp.up_proj"),
-                down=linear(f"{at}.mlp.down_proj"),
-            ),
-            input_norm=norm(f"{at}.input_layernorm"),
-            mlp_norm=norm(f"{at}.post_attention_layernorm"),
-            norm_after=not config.do_layer_norm_before,
+            branches=(
+                branch(attention, f"layers.{i}.input_layernorm"),
+                branch(mlp, f"layers.{i}.post_attention_layernorm"),
+            )
         )
 
-    projected = config.word_embed_proj_dim != config.hidden_size
+    hidden, width = config.hidden_size, config.word_embed_proj_dim
+    num_positions = config.max_position_embeddings + POSITION_OFFSET
     return Decoder(
         config=config,
-        embed="embed_tokens",
-        layers=tuple(layer(i) for i in range(config.num_hidden_layers)),
-        norm=norm("norm") if config.final_norm else None,
-        lm_head=Linear("embed_tokens" if config.tie_word_embeddings else "lm_head"),
-        positions="embed_positions",
+        embed=parts.embedding(config, width),
+        positions=Table("embed_positions", num_positions, hidden),
         position_offset=POSITION_OFFSET,
-        project_in=Linear("project_in") if projected else None,
-        project_out=Linear("project_out") if projected else None,
+        project_in=Linear("project_in", hidden, width) if width != hidden else None,
+        layers=tuple(layer(i) for i in range(config.num_hidden_layers)),
+        norm=parts.layer_norm(config, "norm") if config.final_norm else None,
+        project_out=Linear("project_out", width, hidden) if width != hidden else None,
+        lm_head=parts.head(config, width),
     )

@@ -7,7 +7,7 @@ not in it: they stand in the context block.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ from fastllm.cache.kv_cache import KVCache, padded_head_dim
 from fastllm.errors import UnsupportedError
 from fastllm.kernels.activations import KINDS
 from fastllm.kernels.words import ACTIVATIONS, NORMS, ROPE_STYLES, Code, Op
-from fastllm.models.layers import Attention, Decoder, Layer, Linear, Norm
+from fastllm.models.layers import MLP, Attention, Branch, Decoder, Layer, Linear, Mixer, Norm
 from fastllm.step.buffers import Buffers, Rows, Tiles
 from fastllm.step.rope_table import RopeTable
 from fastllm.step.weights import PackedMatrix, Weights
@@ -80,10 +80,12 @@ class Writer:
         self.ropes, self.buffers, self.functions = ropes, buffers, functions
         self.logits = logits
         self.program = Program()
+        self.num_attentions = 0
 
     def write(self) -> Program:
         """Return the program; addresses are 0 until the buffers are allocated."""
         self.program = Program()
+        self.num_attentions = 0  # written so far: each has its own place in the cache
         decoder = self.decoder
         hidden = decoder.config.hidden_size
         x = self.buffers.rows("x", hidden)
@@ -95,64 +97,66 @@ class Writer:
         if decoder.positions is not None:
             rows = self.buffers.rows("positions", hidden)
             self.program.add(Code.ADD, x.address, x.stride, rows.address, rows.stride, hidden)
-        for index, layer in enumerate(decoder.layers):
-            self.layer(index, layer, x)
+        for layer in decoder.layers:
+            self.layer(layer, x)
         self.head(x)
         return self.program
 
     # ------------------------------------------------------------------ layers
-    def layer(self, index: int, layer: Layer, x: Rows) -> None:
-        """One residual layer, in one of the orders that `Layer` describes."""
-        hidden = self.decoder.config.hidden_size
-        attention, mlp = layer.attention, layer.mlp
-        before_attention = None if layer.norm_after else layer.input_norm
-        before_mlp = None if layer.norm_after else layer.mlp_norm
-        mlp_inputs = [linear for linear in (mlp.gate, mlp.up) if linear is not None]
-        qkv = [attention.q, attention.k, attention.v]
+    def layer(self, layer: Layer, x: Rows) -> None:
+        """One layer: its branches one after the other, or side by side."""
         if layer.parallel:
-            # both read x before either adds to it
-            own = before_mlp is not None and before_mlp != before_attention
-            together = qkv if own else qkv + mlp_inputs
-            tiles = self.inputs("attention", x, before_attention, hidden, together)
-            mlp_tiles = tiles
-            if own:
-                mlp_tiles = self.inputs("mlp", x, before_mlp, hidden, mlp_inputs)
-            self.attention(index, attention, tiles, x, add=True)
-            self.mlp(layer, mlp_tiles, x, add=True)
+            self.parallel(layer.branches, x)
             return
-        tiles = self.inputs("attention", x, before_attention, hidden, qkv)
-        self.residual(
-            x,
-            layer.post_attention_norm,
-            lambda out, add: self.attention(index, attention, tiles, out, add=add),
-        )
-        if layer.norm_after and layer.input_norm is not None:
-            self.norm(layer.input_norm, x, hidden, out=x)
-        tiles_mlp = self.inputs("mlp", x, before_mlp, hidden, mlp_inputs)
-        self.residual(
-            x, layer.post_mlp_norm, lambda out, add: self.mlp(layer, tiles_mlp, out, add=add)
-        )
-        if layer.norm_after and layer.mlp_norm is not None:
-            self.norm(layer.mlp_norm, x, hidden, out=x)
+        for branch in layer.branches:
+            mixer = branch.mixer
+            tiles = self.inputs(
+                mixer.use, x, branch.input_norm, self.decoder.config.hidden_size, mixer.inputs
+            )
+            self.residual(x, branch, tiles)
 
-    def residual(self, x: Rows, norm: Norm | None, compute: Callable[[Rows, bool], None]) -> None:
-        """x += compute, or x += norm(compute)."""
-        if norm is None:
-            compute(x, True)
-            return
+    def parallel(self, branches: Sequence[Branch], x: Rows) -> None:
+        """All branches read x before any of them adds to it."""
         hidden = self.decoder.config.hidden_size
-        branch = self.buffers.rows("branch", hidden)
-        compute(branch, False)
-        self.norm(norm, branch, hidden, out=x, add=True)
+        readers: dict[Norm | None, list[Branch]] = {}
+        for branch in branches:
+            readers.setdefault(branch.input_norm, []).append(branch)
+        tiles = {}
+        for norm, group in readers.items():
+            linears = [linear for branch in group for linear in branch.mixer.inputs]
+            tiles[norm] = self.inputs(group[0].mixer.use, x, norm, hidden, linears)
+        for branch in branches:
+            self.mixer(branch.mixer, tiles[branch.input_norm], x, add=True)
 
-    def attention(
-        self, index: int, a: Attention, tiles: dict[str, Tiles], out: Rows, add: bool
-    ) -> None:
+    def residual(self, x: Rows, branch: Branch, tiles: dict[str, Tiles]) -> None:
+        """x = sum_norm(x + output_norm(mixer))."""
+        hidden = self.decoder.config.hidden_size
+        if branch.output_norm is None:
+            self.mixer(branch.mixer, tiles, x, add=True)
+        else:
+            out = self.buffers.rows("branch", hidden)
+            self.mixer(branch.mixer, tiles, out, add=False)
+            self.norm(branch.output_norm, out, hidden, out=x, add=True)
+        if branch.sum_norm is not None:
+            self.norm(branch.sum_norm, x, hidden, out=x)
+
+    def mixer(self, mixer: Mixer, tiles: dict[str, Tiles], out: Rows, add: bool) -> None:
+        """out (+)= mixer of what `tiles` hold."""
+        if isinstance(mixer, Attention):
+            self.attention(mixer, tiles, out, add)
+        elif isinstance(mixer, MLP):
+            self.mlp(mixer, tiles, out, add)
+        else:
+            raise UnsupportedError(f"layers of kind {mixer.use!r} have no kernels")
+
+    def attention(self, a: Attention, tiles: dict[str, Tiles], out: Rows, add: bool) -> None:
         """q, k, v; rotate and store; attend; project."""
+        index = self.num_attentions
+        self.num_attentions += 1
         group = a.num_heads // a.num_kv_heads
         if group > MAX_GROUP:
             raise UnsupportedError(
-                f"layer {index}: {group} query heads share a kv head; at most {MAX_GROUP} are built"
+                f"{a.q.weight}: {group} query heads share a kv head; at most {MAX_GROUP} are built"
             )
         dim = padded_head_dim(a.head_dim)
         projected = []
@@ -192,9 +196,8 @@ class Writer:
         self.quantize(attended, width, others)
         self.multiply(a.o, merged, out, add=add)
 
-    def mlp(self, layer: Layer, tiles: dict[str, Tiles], out: Rows, add: bool) -> None:
+    def mlp(self, mlp: MLP, tiles: dict[str, Tiles], out: Rows, add: bool) -> None:
         """Gate and up, activation, down."""
-        mlp = layer.mlp
         columns = self.matrix(mlp.up).rows
         up = self.buffers.rows("up", -(-columns // 256) * 256)
         gate = 0

@@ -124,15 +124,17 @@ class Runner:
         self.kv_type = _checked_kv_type(kv_type, formats)
         self._check_budget(model)
         self._cache = KVCache(decoder, self.num_blocks, self.kv_type)
-        self._embed = RowReader(model.matrix(decoder.embed))
-        self._positions = RowReader(model.matrix(decoder.positions)) if decoder.positions else None
+        self._embed = RowReader(model.matrix(decoder.embed.weight))
+        self._positions = (
+            RowReader(model.matrix(decoder.positions.weight)) if decoder.positions else None
+        )
         self.short_context = short_context(decoder.ropes)
         self._num_regimes = 2 if 0 < self.short_context < self.n_ctx else 1
         self._ropes = {
             (a.rope, a.rope_style): RopeTable(
                 decoder.ropes[a.rope], a.rope_style, self.n_ctx, self._num_regimes
             )
-            for a in (layer.attention for layer in decoder.layers)
+            for a in decoder.attentions
             if a.rope is not None
         }
         self._decoder = decoder
@@ -163,7 +165,7 @@ class Runner:
     def _prepare(self, writer: Writer) -> None:
         """Write the program, allocate buffers and fill the context block."""
         decoder = self._decoder
-        attentions = [layer.attention for layer in decoder.layers]
+        attentions = decoder.attentions
         max_dim = max(padded_head_dim(a.head_dim) for a in attentions)
         widest = max(matrix.columns for matrix in self._weights.matrices.values())
         scratch = scratch_layout(widest, max_dim)

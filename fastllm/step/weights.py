@@ -13,8 +13,9 @@ from fastllm.flash.arena import Arena
 from fastllm.flash.reader import FileReader
 from fastllm.kernels.layouts import LAYOUTS, ROWS, PanelLayout
 from fastllm.kernels.moves import move_table
+from fastllm.models import roles
 from fastllm.models.bind import BoundModel, MatrixSource
-from fastllm.models.layers import Decoder
+from fastllm.models.layers import Norm, walk
 from fastllm.quants import QUANTIZABLE, dequantize, quantize
 from fastllm.quants.blocks import row_bytes
 
@@ -102,9 +103,10 @@ class Weights:
     ) -> None:
         self._pack, self._progress = pack, progress
         self._tables = {name: move_table(name) for name in LAYOUTS}
-        sources = {role: model.matrix(role) for role in _matrix_roles(model)}
+        sources = {role: model.matrix(role) for role in roles.multiplied(model.decoder)}
         types = packed_types(model, quant)
-        offsets = _weight_offsets(model.decoder)
+        # what is added to a norm's stored weight: gemma's 1 + w
+        offsets = {norm.weight: norm.weight_offset for norm in walk(model.decoder, Norm)}
         vectors = {
             role: _padded(model.vector(role), offsets.get(role, 0.0)) for role in model.vector_roles
         }
@@ -173,13 +175,6 @@ def _aligned(nbytes: int) -> int:
     return -(-nbytes // 64) * 64
 
 
-def _matrix_roles(model: BoundModel) -> list[str]:
-    """Matrices that are multiplied with; an untied input embedding is looked up in the file."""
-    decoder = model.decoder
-    looked_up = {decoder.embed, decoder.positions} - {decoder.lm_head.weight}
-    return [role for role in model.matrix_roles if role not in looked_up]
-
-
 def packed_types(model: BoundModel, quant: str | None) -> dict[str, str]:
     """Weight format in memory of every matrix that is multiplied with, by role.
 
@@ -192,7 +187,10 @@ def packed_types(model: BoundModel, quant: str | None) -> dict[str, str]:
     """
     if quant is not None and quant not in QUANTS:
         raise RequestError(f"quant={quant!r}; choose one of {', '.join(QUANTS)}")
-    return {role: _packed_type(role, model.matrix(role), quant) for role in _matrix_roles(model)}
+    return {
+        role: _packed_type(role, model.matrix(role), quant)
+        for role in roles.multiplied(model.decoder)
+    }
 
 
 def _packed_type(role: str, source: MatrixSource, quant: str | None) -> str:
@@ -203,16 +201,6 @@ def _packed_type(role: str, source: MatrixSource, quant: str | None) -> str:
         known = ", ".join(LAYOUTS)
         raise UnsupportedError(f"{role}: tensors of type {type_} have no kernel; built: {known}")
     return type_
-
-
-def _weight_offsets(decoder: Decoder) -> dict[str, float]:
-    """What is added to a norm's stored weight (gemma's 1 + w), by role."""
-    norms = [decoder.norm]
-    for layer in decoder.layers:
-        norms += [layer.input_norm, layer.mlp_norm]
-        norms += [layer.post_attention_norm, layer.post_mlp_norm]
-        norms += [layer.attention.q_norm, layer.attention.k_norm]
-    return {norm.weight: norm.weight_offset for norm in norms if norm is not None}
 
 
 def _padded(values: NDArray[np.float32], offset: float) -> NDArray[np.float32]:

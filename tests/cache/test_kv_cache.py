@@ -40,10 +40,9 @@ def test_layers_lie_apart(decoder, kv_type, num_blocks):
     cache = KVCache(decoder, num_blocks, kv_type)
     try:
         spans = []
-        for layer, address, stride in zip(
-            decoder.layers, cache.layer_addresses, cache.layer_strides, strict=True
+        for attention, address, stride in zip(
+            decoder.attentions, cache.layer_addresses, cache.layer_strides, strict=True
         ):
-            attention = layer.attention
             assert address % 64 == 0
             assert stride == attention.num_kv_heads * page_bytes(attention.head_dim, kv_type)
             spans.append((address, address + stride * num_blocks))

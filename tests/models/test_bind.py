@@ -59,7 +59,7 @@ def test_norms_are_found_by_the_role_of_their_weights(tmp_path):
     decoder = bind_path(materialize(case("gemma3"), tmp_path)).decoder
     norms = roles.norms(decoder)
     assert norms["norm"] == decoder.norm
-    assert norms["layers.1.self_attn.k_norm"] == decoder.layers[1].attention.k_norm
+    assert norms["layers.1.self_attn.k_norm"] == decoder.attentions[1].k_norm
     assert all(norm.weight_offset == 1.0 for norm in norms.values())
     assert len(norms) == 1 + 6 * len(decoder.layers)
 
@@ -172,9 +172,9 @@ def test_errors_of_the_config_name_the_file(folder):
 def test_gguf_llama_rotates_pairs_and_others_halves(tmp_path):
     for name, style in (("llama", "pairs"), ("mistral", "pairs"), ("qwen2", "half")):
         decoder = bind_path(materialize_gguf(case(name), tmp_path)).decoder
-        assert {layer.attention.rope_style for layer in decoder.layers} == {style}
+        assert {attention.rope_style for attention in decoder.attentions} == {style}
         decoder = bind_path(materialize(case(name), tmp_path / name)).decoder
-        assert {layer.attention.rope_style for layer in decoder.layers} == {"half"}
+        assert {attention.rope_style for attention in decoder.attentions} == {"half"}
 
 
 def write_gguf(path, source, change):

@@ -18,6 +18,7 @@ from fastllm.models.families import (
     family_of_gguf,
     family_of_hf,
 )
+from fastllm.models.layers import MLP, mixers
 from tests.golden.cases import case, cases, materialize_gguf
 from tests.models.test_keys import JSON
 
@@ -102,7 +103,7 @@ def test_experts_in_a_llama_file_are_refused(gguf_headers):
 
 def test_relu_by_config_and_by_gguf_key(gguf_headers):
     config = {**case("llama").config, "hidden_act": "relu"}
-    assert {layer.mlp.act for layer in read_hf(config).layers} == {"relu"}
+    assert {mlp.act for mlp in mixers(read_hf(config), MLP)} == {"relu"}
     metadata, tensor_names = gguf_headers[0]
     family = family_of_gguf(metadata)
     read = family.config_from_gguf({**metadata, "fastllm.hidden_act": "relu"}, tensor_names)
@@ -124,12 +125,12 @@ def test_published_gemma3_text_config_is_filled_with_defaults():
          "text_config": text}
     )  # fmt: skip
     assert decoder.config.eos_token_ids == (1, 106)
-    assert decoder.lm_head.weight == decoder.embed
+    assert decoder.lm_head.weight == decoder.embed.weight
     assert [rope.theta for rope in decoder.ropes] == [1e6, 1e4]
     assert [rope.factor for rope in decoder.ropes] == [8.0, 1.0]
-    slides = [layer.attention.sliding_window for layer in decoder.layers]
+    slides = [attention.sliding_window for attention in decoder.attentions]
     assert slides[:6] == [1024] * 5 + [None]
-    assert decoder.layers[0].attention.scale == 256**-0.5
+    assert decoder.attentions[0].scale == 256**-0.5
 
 
 def test_first_falcon_40b_config():
@@ -139,8 +140,9 @@ def test_first_falcon_40b_config():
          "bias": False, "parallel_attn": True, "layer_norm_epsilon": 1e-5}
     )  # fmt: skip
     layer = decoder.layers[0]
-    assert (layer.attention.num_heads, layer.attention.num_kv_heads) == (8, 2)
-    assert layer.mlp_norm is not None
+    attention, mlp = layer.branches
+    assert (attention.mixer.num_heads, attention.mixer.num_kv_heads) == (8, 2)
+    assert attention.input_norm != mlp.input_norm
     assert layer.parallel
 
 
@@ -188,6 +190,6 @@ def test_gguf_files_of_gemma_do_not_say_what_divides_scores(gguf_headers, change
 
 def test_sliding_window_of_mistral_null_and_absent():
     config = dict(case("mistral").config)
-    assert read_hf({**config, "sliding_window": None}).layers[0].attention.sliding_window is None
+    assert read_hf({**config, "sliding_window": None}).attentions[0].sliding_window is None
     del config["sliding_window"]
-    assert read_hf(config).layers[0].attention.sliding_window == 4096
+    assert read_hf(config).attentions[0].sliding_window == 4096

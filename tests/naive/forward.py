@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastllm.models.layers import MLP, Attention, Decoder, Layer, Linear, Norm
+from fastllm.models.layers import MLP, Attention, Branch, Decoder, Layer, Linear, Mixer, Norm
 from fastllm.models.rope import cos_sin
 
 Array = NDArray[np.floating]
@@ -57,11 +57,12 @@ def forward(
     """
     ids = np.asarray(token_ids)
     model = _Model(decoder, weights, len(ids), n_ctx or len(ids), np.dtype(dtype))
-    x = model.weight(decoder.embed)[ids] * model.dtype.type(decoder.embed_scale)
+    x = model.weight(decoder.embed.weight)[ids] * model.dtype.type(decoder.embed_scale)
     if decoder.project_in is not None:
         x = model.linear(x, decoder.project_in)
     if decoder.positions is not None:
-        x = x + model.weight(decoder.positions)[np.arange(len(ids)) + decoder.position_offset]
+        rows = np.arange(len(ids)) + decoder.position_offset
+        x = x + model.weight(decoder.positions.weight)[rows]
     for layer in decoder.layers:
         x = model.layer(x, layer)
     x = model.norm(x, decoder.norm)
@@ -118,17 +119,19 @@ class _Model:
         return y if norm.bias is None else y + self.weight(norm.bias)
 
     def layer(self, x: Array, layer: Layer) -> Array:
-        if layer.norm_after:
-            x = self.norm(x + self.attention(x, layer.attention), layer.input_norm)
-            return self.norm(x + self.mlp(x, layer.mlp), layer.mlp_norm)
-        normed = self.norm(x, layer.input_norm)
-        attended = self.norm(self.attention(normed, layer.attention), layer.post_attention_norm)
         if layer.parallel:
-            other = normed if layer.mlp_norm is None else self.norm(x, layer.mlp_norm)
-            return x + attended + self.mlp(other, layer.mlp)
-        x = x + attended
-        out = self.mlp(self.norm(x, layer.mlp_norm), layer.mlp)
-        return x + self.norm(out, layer.post_mlp_norm)
+            return x + sum(self.branch(x, branch) for branch in layer.branches)
+        for branch in layer.branches:
+            x = self.norm(x + self.branch(x, branch), branch.sum_norm)
+        return x
+
+    def branch(self, x: Array, branch: Branch) -> Array:
+        return self.norm(
+            self.mixer(self.norm(x, branch.input_norm), branch.mixer), branch.output_norm
+        )
+
+    def mixer(self, x: Array, mixer: Mixer) -> Array:
+        return {Attention: self.attention, MLP: self.mlp}[type(mixer)](x, mixer)
 
     def mlp(self, x: Array, mlp: MLP) -> Array:
         act = ACTIVATIONS[mlp.act]
