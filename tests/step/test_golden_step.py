@@ -6,6 +6,8 @@ import pytest
 from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.step.runner import Runner
 from tests.golden.cases import cases, materialize, materialize_gguf
+from tests.golden.saved import EVERY, NUM_TOKENS, families, saved
+from tests.golden.saved import materialize as materialize_saved
 from tests.step.batches import Part, assert_same_bits, feed, feed_cut, regime_of
 
 # Largest difference allowed, in units of the logits' standard deviation.
@@ -28,6 +30,17 @@ def test_logits_are_those_of_transformers(case, write, tmp_path):
         # the same bits when the prompt comes in pieces, the last ones token by token
         cuts = (len(ids) // 2, *range(len(ids) - 3, len(ids)))
         assert_same_bits(feed_cut(runner, ids, cuts, BLOCKS, regime), logits)
+    finally:
+        runner.close()
+
+
+@pytest.mark.parametrize("family", families())
+def test_checkpoints_as_transformers_saves_them(family, tmp_path):
+    model = saved(family)[0]
+    runner = Runner(open_checkpoint(materialize_saved(model, tmp_path / "model")), n_threads=2)
+    try:
+        logits = feed(runner, Part(model.token_ids, 0, [0]), rows=[NUM_TOKENS - 1])[0, ::EVERY]
+        assert np.abs(logits - model.logits).max() / model.logits.std() <= TOLERANCE
     finally:
         runner.close()
 
