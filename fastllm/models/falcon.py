@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from fastllm.config import ModelConfig, RopeConfig
-from fastllm.models import config_keys, foreign_keys, names, parts
+from fastllm.models import config_keys, foreign_keys, names, parts, rope
 from fastllm.models.keys import MAX_LAYERS, MAX_VOCAB, Keys
 from fastllm.models.layers import Branch, Decoder, Layer
 from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
@@ -98,6 +98,7 @@ def config_from_hf(config: Mapping[str, object]) -> FalconConfig:
     num_norms = keys.integer("num_ln_in_parallel_attn", default=2, low=1, high=2)
     bos, ends = config_keys.hf_tokens(keys)
     config_keys.check_layer_types(keys, "full_attention")
+    rotation = rope_from_hf(keys, head_dim, max_positions)
     read = FalconConfig(
         architecture="falcon",
         vocab_size=keys.integer("vocab_size", high=MAX_VOCAB),
@@ -107,14 +108,14 @@ def config_from_hf(config: Mapping[str, object]) -> FalconConfig:
         num_attention_heads=num_heads,
         num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
-        max_position_embeddings=max_positions,
+        max_position_embeddings=rope.max_positions(rotation, max_positions),
         hidden_act=config_keys.activation(keys, "activation", default="gelu"),
         layer_norm_eps=keys.number("layer_norm_epsilon", default=1e-5, high=1.0),
         tie_word_embeddings=keys.flag("tie_word_embeddings", default=True),
         bos_token_id=bos,
         eos_token_ids=ends,
         name=keys.text("_name_or_path", default=""),
-        rope=rope_from_hf(keys, head_dim, max_positions),
+        rope=rotation,
         parallel_attn=keys.flag("parallel_attn", default=True) or new_decoder,
         two_norms=new_decoder and num_norms == 2,
         bias=keys.flag("bias", default=False),
@@ -138,6 +139,7 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
     max_positions = keys.integer("context_length")
     bos, ends = config_keys.gguf_tokens(keys)
     keys.refuse("attention.value_length", built=(head_dim,))
+    rotation = rope_from_gguf(keys, head_dim, max_positions)
     read = FalconConfig(
         architecture="falcon",
         vocab_size=config_keys.gguf_vocab_size(keys),
@@ -147,14 +149,14 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
         num_attention_heads=num_heads,
         num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
-        max_position_embeddings=max_positions,
+        max_position_embeddings=rope.max_positions(rotation, max_positions),
         hidden_act=config_keys.gguf_activation(keys, "gelu"),
         layer_norm_eps=keys.number("attention.layer_norm_epsilon", high=1.0),
         tie_word_embeddings="output.weight" not in tensor_names,
         bos_token_id=bos,
         eos_token_ids=ends,
         name=Keys(metadata, keys.where, "general.").text("name", default=""),
-        rope=rope_from_gguf(keys, head_dim, max_positions),
+        rope=rotation,
         parallel_attn="blk.0.ffn_norm.weight" not in tensor_names,
         two_norms="blk.0.attn_norm_2.weight" in tensor_names,
         bias="blk.0.ffn_up.bias" in tensor_names,

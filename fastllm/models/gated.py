@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from fastllm.config import ModelConfig, RopeConfig
 from fastllm.errors import UnsupportedError
-from fastllm.models import config_keys, parts
+from fastllm.models import config_keys, parts, rope
 from fastllm.models.keys import MAX_LAYERS, MAX_SIZE, MAX_VOCAB, Keys
 from fastllm.models.layers import Branch, Decoder, Layer, Norm
 from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
@@ -86,6 +86,7 @@ def config_from_hf(
     max_positions = keys.integer("max_position_embeddings", high=MAX_SIZE)
     bos, ends = config_keys.hf_tokens(keys)
     num_layers = keys.integer("num_hidden_layers", high=MAX_LAYERS)
+    rotation = rope_from_hf(keys, head_dim, max_positions, partial=partial_rotation)
     return GatedConfig(
         architecture=architecture,
         vocab_size=keys.integer("vocab_size", high=MAX_VOCAB),
@@ -95,14 +96,14 @@ def config_from_hf(
         num_attention_heads=num_heads,
         num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
-        max_position_embeddings=max_positions,
+        max_position_embeddings=rope.max_positions(rotation, max_positions),
         hidden_act=config_keys.activation(keys, *act_keys, default=hidden_act),
         rms_norm_eps=keys.number("rms_norm_eps", default=1e-6, high=1.0),
         tie_word_embeddings=keys.flag("tie_word_embeddings", default=tie_word_embeddings),
         bos_token_id=bos,
         eos_token_ids=ends,
         name=keys.text("_name_or_path", default=""),
-        rope=rope_from_hf(keys, head_dim, max_positions, partial=partial_rotation),
+        rope=rotation,
         sliding_layers=(False,) * num_layers,
         query_pre_attn_scalar=float(head_dim),
     )
@@ -134,6 +135,7 @@ def config_from_gguf(
     num_layers = keys.integer("block_count", high=MAX_LAYERS)
     window = keys.integer("attention.sliding_window", default=0, low=0)
     scale = keys.number("attention.scale", default=0.0, high=1e6)
+    rotation = rope_from_gguf(keys, head_dim, max_positions)
     return GatedConfig(
         architecture=architecture,
         vocab_size=config_keys.gguf_vocab_size(keys),
@@ -143,14 +145,14 @@ def config_from_gguf(
         num_attention_heads=num_heads,
         num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
-        max_position_embeddings=max_positions,
+        max_position_embeddings=rope.max_positions(rotation, max_positions),
         hidden_act=config_keys.gguf_activation(keys, hidden_act),
         rms_norm_eps=keys.number("attention.layer_norm_rms_epsilon", high=1.0),
         tie_word_embeddings="output.weight" not in tensor_names,
         bos_token_id=bos,
         eos_token_ids=ends,
         name=Keys(keys.values, keys.where, "general.").text("name", default=""),
-        rope=rope_from_gguf(keys, head_dim, max_positions),
+        rope=rotation,
         sliding_window=window or None,
         sliding_layers=(
             config_keys.sliding_layers_from_gguf(keys, num_layers, 0)

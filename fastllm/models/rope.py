@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fastllm.config import RopeConfig
 from fastllm.errors import UnsupportedError
+from fastllm.models.keys import MAX_SIZE
 
 SCALINGS = ("none", "linear", "llama3", "yarn", "longrope")
 
@@ -39,6 +40,23 @@ def short_context(ropes: Iterable[RopeConfig]) -> int:
             "one model, which is not built"
         )
     return lengths.pop() if lengths else 0
+
+
+def max_positions(rope: RopeConfig, stated: int) -> int:
+    """Return how many positions a model may have.
+
+    What the file states, but for YaRN at least what its scaling reaches: people switch it on by
+    adding the section, and leave ``max_position_embeddings`` as it was trained.
+
+    Parameters
+    ----------
+    rope : RopeConfig
+    stated : int
+        ``max_position_embeddings``.
+    """
+    if rope.scaling != "yarn":
+        return stated
+    return max(stated, int(min(rope.original_max_position_embeddings * rope.factor, MAX_SIZE)))
 
 
 def inv_freq(rope: RopeConfig, num_tokens: int) -> NDArray[np.float64]:

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from fastllm.config import RopeConfig
 from fastllm.errors import FastLLMError, FormatError, UnsupportedError
-from fastllm.models.keys import Keys
-from fastllm.models.rope import attention_factor, cos_sin, inv_freq, short_context
+from fastllm.models.families import family_of_hf
+from fastllm.models.keys import MAX_SIZE, Keys
+from fastllm.models.rope import attention_factor, cos_sin, inv_freq, max_positions, short_context
 from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
+from tests.golden.cases import case
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rope.json").read_text())
 # transformers computes frequencies in float32.
@@ -120,6 +122,19 @@ def test_bad_values_are_named(config, key):
 def test_keys_that_nobody_reads_are_refused(config, message):
     with pytest.raises(UnsupportedError, match=message):
         rope_from_hf(Keys(config, "config.json"), 8, 64)
+
+
+def test_yarn_may_reach_further_than_the_config_states():
+    def read(**section):
+        config = {**case("qwen2").config, "max_position_embeddings": 64, "rope_scaling": section}
+        return family_of_hf(config).config_from_hf(config).max_position_embeddings
+
+    yarn = {"type": "yarn", "factor": 4.0}
+    assert read(**yarn, original_max_position_embeddings=64) == 256
+    assert read(**yarn, original_max_position_embeddings=8) == 64
+    assert read(type="linear", factor=4.0) == 64
+    assert read(type="yarn", factor=1e11) == MAX_SIZE
+    assert max_positions(read_gguf(**{"scaling.type": "yarn", "scaling.factor": 2.5}), 64) == 160
 
 
 def test_keys_of_another_scaling_change_nothing():
