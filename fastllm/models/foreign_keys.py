@@ -40,6 +40,7 @@ HF: dict[str, tuple[object, ...]] = {
     "rope_interleave": OFF,
     "interleaved_rope": OFF,
     # parts of layers
+    "per_layer_config": ABSENT,
     "attention_bias": OFF,
     "mlp_bias": OFF,
     "use_qk_norm": OFF,

@@ -8,7 +8,9 @@ Run from the root of the repository; README.md says with which versions it was r
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -48,6 +50,13 @@ def save(model: torch.nn.Module, folder: Path) -> dict[str, str]:
     return {name: names[float(value.flatten()[0])] for name, value in stored.items()}
 
 
+def reads(model: torch.nn.Module) -> list[str]:
+    """Return the attributes of its configuration that the modelling code of a family reads."""
+    source = inspect.getsource(sys.modules[type(model).__module__])
+    found = re.findall(r"config\.(\w+)|getattr\((?:self\.)?config, \"(\w+)\"", source)
+    return sorted({name for names in found for name in names if name})
+
+
 def compute(config: dict[str, Any], seed: int) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
     """Return the last token's logits, and the tensors of the checkpoint."""
     loaded = load_config(config)
@@ -78,6 +87,7 @@ def run(family: str) -> None:
         for name in ("config.json", "generation_config.json"):
             if Path(written, name).exists():
                 shutil.copy(Path(written, name), folder / name)
+    read = json.dumps(reads(model), separators=(",", ":"))
     config = json.loads((folder / "config.json").read_text())
     base, shapes = compute(config, seed)
     rows, entries = [base[::EVERY]], []
@@ -98,7 +108,7 @@ def run(family: str) -> None:
         entries.append(entry)
     lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
     head = json.dumps(shapes, separators=(",", ":"))
-    text = f'{{"seed":{seed},"shapes":{head},"changes":[\n{lines}\n]}}\n'
+    text = f'{{"seed":{seed},"reads":{read},"shapes":{head},"changes":[\n{lines}\n]}}\n'
     (folder / "changes.json").write_text(text)
     np.save(folder / "logits.npy", np.array(rows, np.float32))
     sys.stdout.write(f"{family}: {len(entries)} changes, {len(rows) - 1} of them change logits\n")

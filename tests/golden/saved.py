@@ -70,6 +70,12 @@ def families() -> list[str]:
     return sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
 
 
+def reads(family: str) -> list[str]:
+    """Return the attributes of its configuration that transformers' code of a family reads."""
+    names: list[str] = json.loads((FOLDER / family / "changes.json").read_text())["reads"]
+    return names
+
+
 def saved(family: str) -> list[Changed]:
     """Return a model as it was saved, then with each change."""
     from tests.golden.key_changes import changed

@@ -10,8 +10,9 @@ from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.models import foreign_keys
 from fastllm.models.bind import bind
 from fastllm.models.families import GGUF_ARCHITECTURES, family_of_gguf, family_of_hf
+from fastllm.models.keys import Keys
 from tests.golden.cases import cases, materialize_gguf
-from tests.golden.saved import EVERY, families, materialize, saved
+from tests.golden.saved import EVERY, families, materialize, reads, saved
 from tests.naive.forward import forward
 from tests.naive.weights import weights_of
 
@@ -149,6 +150,43 @@ def test_foreign_keys_of_config_json(family, key):
         return reader.config_from_hf({**config, key: value})
 
     check_key(read, key, foreign_keys.HF[key])
+
+
+# What transformers' code reads and what changes nothing of a text model's logits.
+HARMLESS = {
+    # only while it trains
+    "attention_dropout", "dropout", "hidden_dropout", "layerdrop", "resid_pdrop",
+    "classifier_dropout", "initializer_range",
+    # how it is run, and what else is returned
+    "_attn_implementation", "dtype", "get_text_config", "output_attentions",
+    "output_hidden_states", "use_cache", "pad_token_id", "return_dict",
+    # other heads, and pictures
+    "num_labels", "problem_type", "vision_config", "mm_tokens_per_image", "image_token_id",
+    "text_config",
+}  # fmt: skip
+# Read for some values of other keys only.
+CONDITIONAL = {
+    "falcon": {"num_kv_heads"},
+    "phi3": {"original_max_position_embeddings"},
+    "qwen3": {"sliding_window"},
+}
+
+
+@pytest.mark.parametrize("family", families())
+def test_what_transformers_reads_of_a_config(family, monkeypatch):
+    """Each key is looked for, refused as a foreign one, or known to be harmless."""
+    asked, find = set(), Keys.find
+
+    def recorded(self, keys):
+        asked.update(keys)
+        return find(self, keys)
+
+    monkeypatch.setattr(Keys, "find", recorded)
+    config = saved(family)[0].config
+    family_of_hf(config).config_from_hf(config)
+    known = asked | HARMLESS | set(foreign_keys.HF) | CONDITIONAL.get(family, set())
+    assert set(reads(family)) <= known
+    assert len(reads(family)) > 8
 
 
 @pytest.fixture(scope="module")
