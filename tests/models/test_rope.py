@@ -12,7 +12,7 @@ from fastllm.errors import FastLLMError, FormatError, UnsupportedError
 from fastllm.models.families import family_of_hf
 from fastllm.models.keys import MAX_SIZE, Keys
 from fastllm.models.rope import attention_factor, cos_sin, inv_freq, max_positions, short_context
-from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
+from fastllm.models.rope_keys import HF_KEYS, HF_SCALINGS, rope_from_gguf, rope_from_hf
 from tests.golden.cases import case
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rope.json").read_text())
@@ -249,3 +249,27 @@ def test_hostile_metadata_gives_our_error_or_finite_tables(metadata):
     cos, sin = cos_sin(rope, 64, np.arange(64))
     assert np.isfinite(cos).all()
     assert np.isfinite(sin).all()
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(HF_KEYS - {"rope_type"})),
+        st.one_of(
+            st.floats(), st.integers(), st.booleans(), st.none(),
+            st.lists(st.floats(0.1, 100), min_size=4, max_size=4),
+        ),
+    ),
+    st.sampled_from(sorted(HF_SCALINGS)),
+    st.integers(2, 1 << 20),
+)  # fmt: skip
+def test_hostile_rope_sections_give_our_error_or_finite_tables(section, kind, positions):
+    config = {"rope_parameters": {**section, "rope_type": kind}}
+    try:
+        rope = rope_from_hf(Keys(config, "config.json"), 8, positions, partial=True)
+    except FastLLMError:
+        return
+    for num_tokens in (1, 1 << 24):
+        cos, sin = cos_sin(rope, num_tokens, np.arange(0, positions, 1 + positions // 50))
+        assert np.isfinite(cos).all()
+        assert np.isfinite(sin).all()
+    assert positions <= max_positions(rope, positions) <= MAX_SIZE
