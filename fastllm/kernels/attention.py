@@ -18,16 +18,30 @@ State of a query row: 16 bytes (maximum, sum, last rescale, unused) and its outp
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from llvmlite import ir
 
 from fastllm.kernels.emit import Emitter, Value, f32, i32, kernel, v16f32, v16i16, v16i32
-from fastllm.kernels.functions import exp2, functions, tanh
+from fastllm.kernels.functions import exp2, exp2_scalar, tanh
 from fastllm.kernels.interpreter_codes import PAGE, STATE_BYTES
 from fastllm.kernels.jit import compiled
-from fastllm.kernels.memory import F, I, memory
-from fastllm.kernels.road import Road
+from fastllm.kernels.memory import (
+    F,
+    I,
+    N,
+    fma16,
+    load16,
+    load16_half,
+    load_f32,
+    load_i32,
+    mul16,
+    splat16,
+    store16,
+    store_f32,
+    zero16,
+)
+from fastllm.kernels.target import VECTORS
 
 EMPTY = -1e30  # a maximum below every score; finite, so that differences are never NaN
 ROWS = 4  # query rows of a tile: 4 x 4 accumulators and 4 vectors of K fit 32 registers
@@ -65,6 +79,7 @@ def _scores(rows: int, together: int, half: bool) -> Callable[..., None]:
     return generate
 
 
+@kernel(N, I, I, I, I, F)
 def _softmax_row(e: Emitter, s: Value, low: Value, high: Value, state: Value, cap: Value) -> None:
     """Scores of a page to weights, in place; positions outside [low, high) weigh exactly 0."""
     b = e.b
@@ -149,225 +164,218 @@ def _values(rows: int, vectors: int, half: bool) -> Callable[..., None]:
     return generate
 
 
+@kernel(N, I)
 def _prefetch(e: Emitter, a: Value) -> None:
     """Ask for 1 KiB at an address, into the second-level cache."""
     for line in range(16):
         e.prefetch(a, 64 * line)
 
 
-class Attention(NamedTuple):
-    """What the step needs of this file."""
+# avx512 has registers for four lane groups at a time, the others for one
+_TOGETHER = _PER_PASS = 4 if VECTORS == "avx512" else 1
+_score_half_1, _score_half_2, _score_half_3, _score_half_4 = (
+    kernel(N, I, I, I, I, I)(_scores(r, _TOGETHER, True)) for r in range(1, ROWS + 1)
+)
+_score_1, _score_2, _score_3, _score_4 = (
+    kernel(N, I, I, I, I, I)(_scores(r, _TOGETHER, False)) for r in range(1, ROWS + 1)
+)
 
-    chunk: Any
-    merge: Any
-    finish: Any
 
-
-def attention(road: Road) -> Attention:
-    """Build the kernels for `road`."""
-    m, f = memory(road), functions(road)
-    load, store, mul, fma, splat = m.load, m.store, m.mul, m.fma, m.splat
-    load_f32, store_f32, load_i32 = m.load_f32, m.store_f32, m.load_i32
-    load_half, zero, exp2_scalar = m.load_half, m.zero, f.exp2_scalar
-    registers = road.name in ("amx", "avx512")
-    together = 4 if registers else 1
-    scores = [
-        [kernel(road, 5, _scores(r, together, half)) for r in range(1, ROWS + 1)]
-        for half in (True, False)
+def _value_kernels(vectors: int, half: bool) -> list[Any]:
+    return [
+        kernel(N, I, I, I, I, I, I, I, I)(_values(r, vectors, half)) for r in range(1, ROWS + 1)
     ]
-    per_pass = 4 if registers else 1
-    values = [
-        [kernel(road, 8, _values(r, n, half)) for r in range(1, ROWS + 1)]
-        for half in (True, False)
-        for n in (per_pass, 1)
-    ]
-    score_half_1, score_half_2, score_half_3, score_half_4 = scores[0]
-    score_1, score_2, score_3, score_4 = scores[1]
-    value_half_n_1, value_half_n_2, value_half_n_3, value_half_n_4 = values[0]
-    value_half_1_1, value_half_1_2, value_half_1_3, value_half_1_4 = values[1]
-    value_n_1, value_n_2, value_n_3, value_n_4 = values[2]
-    value_1_1, value_1_2, value_1_3, value_1_4 = values[3]
-    softmax_row = kernel(road, 5, _softmax_row, arg_types=(I, I, I, I, F))
-    prefetch = kernel(road, 1, _prefetch)
 
-    @compiled
-    def score(rows: int, half: int, q: int, ldq: int, k: int, dim: int, out: int) -> None:
+
+_value_half_n_1, _value_half_n_2, _value_half_n_3, _value_half_n_4 = _value_kernels(_PER_PASS, True)
+_value_half_1_1, _value_half_1_2, _value_half_1_3, _value_half_1_4 = _value_kernels(1, True)
+_value_n_1, _value_n_2, _value_n_3, _value_n_4 = _value_kernels(_PER_PASS, False)
+_value_1_1, _value_1_2, _value_1_3, _value_1_4 = _value_kernels(1, False)
+
+
+@compiled
+def _score(rows: int, half: int, q: int, ldq: int, k: int, dim: int, out: int) -> None:
+    """Scores of `rows` queries and a page."""
+    if half != 0:
+        if rows == 4:
+            _score_half_4(q, ldq, k, dim, out)
+        elif rows == 3:
+            _score_half_3(q, ldq, k, dim, out)
+        elif rows == 2:
+            _score_half_2(q, ldq, k, dim, out)
+        else:
+            _score_half_1(q, ldq, k, dim, out)
+    elif rows == 4:
+        _score_4(q, ldq, k, dim, out)
+    elif rows == 3:
+        _score_3(q, ldq, k, dim, out)
+    elif rows == 2:
+        _score_2(q, ldq, k, dim, out)
+    else:
+        _score_1(q, ldq, k, dim, out)
+
+
+@compiled
+def _weigh(
+    rows: int, half: int, p: int, v: int, o: int, dim: int, state: int, first: int, last: int
+) -> None:
+    """Add the weighted values of a page's positions [first, last) to the outputs."""
+    ldo = 4 * dim
+    ldv = 2 * dim if half != 0 else 4 * dim
+    step = ldv // dim * 16
+    c = 0
+    while 16 * (c + _PER_PASS) <= dim:
+        at, out = v + c * step, o + 64 * c
         if half != 0:
             if rows == 4:
-                score_half_4(q, ldq, k, dim, out)
+                _value_half_n_4(p, at, ldv, out, ldo, state, first, last)
             elif rows == 3:
-                score_half_3(q, ldq, k, dim, out)
+                _value_half_n_3(p, at, ldv, out, ldo, state, first, last)
             elif rows == 2:
-                score_half_2(q, ldq, k, dim, out)
+                _value_half_n_2(p, at, ldv, out, ldo, state, first, last)
             else:
-                score_half_1(q, ldq, k, dim, out)
+                _value_half_n_1(p, at, ldv, out, ldo, state, first, last)
         elif rows == 4:
-            score_4(q, ldq, k, dim, out)
+            _value_n_4(p, at, ldv, out, ldo, state, first, last)
         elif rows == 3:
-            score_3(q, ldq, k, dim, out)
+            _value_n_3(p, at, ldv, out, ldo, state, first, last)
         elif rows == 2:
-            score_2(q, ldq, k, dim, out)
+            _value_n_2(p, at, ldv, out, ldo, state, first, last)
         else:
-            score_1(q, ldq, k, dim, out)
-
-    @compiled
-    def weigh(
-        rows: int, half: int, p: int, v: int, o: int, dim: int, state: int, first: int, last: int
-    ) -> None:
-        ldo = 4 * dim
-        ldv = 2 * dim if half != 0 else 4 * dim
-        step = ldv // dim * 16
-        c = 0
-        while 16 * (c + per_pass) <= dim:
-            at, out = v + c * step, o + 64 * c
-            if half != 0:
-                if rows == 4:
-                    value_half_n_4(p, at, ldv, out, ldo, state, first, last)
-                elif rows == 3:
-                    value_half_n_3(p, at, ldv, out, ldo, state, first, last)
-                elif rows == 2:
-                    value_half_n_2(p, at, ldv, out, ldo, state, first, last)
-                else:
-                    value_half_n_1(p, at, ldv, out, ldo, state, first, last)
-            elif rows == 4:
-                value_n_4(p, at, ldv, out, ldo, state, first, last)
+            _value_n_1(p, at, ldv, out, ldo, state, first, last)
+        c += _PER_PASS
+    while 16 * c < dim:
+        at, out = v + c * step, o + 64 * c
+        if half != 0:
+            if rows == 4:
+                _value_half_1_4(p, at, ldv, out, ldo, state, first, last)
             elif rows == 3:
-                value_n_3(p, at, ldv, out, ldo, state, first, last)
+                _value_half_1_3(p, at, ldv, out, ldo, state, first, last)
             elif rows == 2:
-                value_n_2(p, at, ldv, out, ldo, state, first, last)
+                _value_half_1_2(p, at, ldv, out, ldo, state, first, last)
             else:
-                value_n_1(p, at, ldv, out, ldo, state, first, last)
-            c += per_pass
-        while 16 * c < dim:
-            at, out = v + c * step, o + 64 * c
-            if half != 0:
-                if rows == 4:
-                    value_half_1_4(p, at, ldv, out, ldo, state, first, last)
-                elif rows == 3:
-                    value_half_1_3(p, at, ldv, out, ldo, state, first, last)
-                elif rows == 2:
-                    value_half_1_2(p, at, ldv, out, ldo, state, first, last)
-                else:
-                    value_half_1_1(p, at, ldv, out, ldo, state, first, last)
-            elif rows == 4:
-                value_1_4(p, at, ldv, out, ldo, state, first, last)
-            elif rows == 3:
-                value_1_3(p, at, ldv, out, ldo, state, first, last)
-            elif rows == 2:
-                value_1_2(p, at, ldv, out, ldo, state, first, last)
-            else:
-                value_1_1(p, at, ldv, out, ldo, state, first, last)
-            c += 1
-
-    @compiled
-    def widen(page: int, dim: int, out: int) -> None:
-        """A page to float32, in the same order: exact, paid once for many query rows."""
-        for i in range(2 * PAGE * dim // 16):
-            store(out + 64 * i, load_half(page + 32 * i))
-
-    @compiled
-    def clear(rows: int, dim: int, o: int, state: int) -> None:
-        for r in range(rows):
-            store_f32(state + STATE_BYTES * r, EMPTY)
-            store_f32(state + STATE_BYTES * r + 4, 0.0)
-        for i in range(rows * dim // 16):
-            store(o + 64 * i, zero())
-
-    @compiled
-    def chunk(
-        q: int,
-        rows: int,
-        group: int,
-        position: int,
-        window: int,
-        cap: float,
-        dim: int,
-        pages: int,
-        page_stride: int,
-        wide: int,
-        table: int,
-        first_page: int,
-        last_page: int,
-        o: int,
-        state: int,
-        scratch: int,
-    ) -> None:
-        """One chunk of pages for `rows` query rows: fresh state, pages in order.
-
-        Row r is head r % group of the token at `position` + r // group; it sees positions up to its
-        own, and at most `window` of them if window > 0. `pages` is the address of this layer and
-        head in block 0, blocks are `page_stride` bytes apart, `table` int32 block ids. `wide`: 1
-        for float32 pages. `scratch`: 1 KiB of scores, then a widened page.
-        """
-        clear(rows, dim, o, state)
-        wide_page = scratch + 1024
-        for j in range(first_page, last_page):
-            begin = j * PAGE
-            last_position = position + (rows - 1) // group
-            if begin > last_position:
-                break
-            if window > 0 and begin + PAGE <= position - window + 1:
-                continue
-            page = pages + load_i32(table + 4 * j) * page_stride
-            half = 1
-            if wide != 0:
-                half = 0
-            elif rows > 2 * ROWS:
-                widen(page, dim, wide_page)
-                page = wide_page
-                half = 0
-            elif j + 1 < last_page:
-                # a decode step meets every page cold; the next page lies somewhere else
-                following = pages + load_i32(table + 4 * (j + 1)) * page_stride
-                for i in range(dim // 4):
-                    prefetch(following + 1024 * i)
-            v = page + (2 if half != 0 else 4) * PAGE * dim
-            r = 0
-            while r < rows:
-                n = min(ROWS, rows - r)
-                top = position + (r + n - 1) // group - begin + 1
-                low = 0
-                if window > 0:
-                    low = max(0, position + r // group - window + 1 - begin)
-                if top > 0 and low < PAGE:
-                    score(n, half, q + 4 * dim * r, 4 * dim, page, dim, scratch)
-                    for k in range(n):
-                        own = position + (r + k) // group - begin + 1
-                        least = own - window if window > 0 else 0
-                        softmax_row(
-                            scratch + 256 * k, least, own, state + STATE_BYTES * (r + k), cap
-                        )
-                    weigh(
-                        n, half, scratch, v, o + 4 * dim * r, dim, state + STATE_BYTES * r,
-                        low, min(top, PAGE),
-                    )  # fmt: skip
-                r += n
-
-    @compiled
-    def merge(rows: int, dim: int, o: int, state: int, into: int, into_state: int) -> None:
-        """Fold a chunk's result into the running one; an empty side changes nothing."""
-        for r in range(rows):
-            a, b = into_state + STATE_BYTES * r, state + STATE_BYTES * r
-            old, new = load_f32(a), load_f32(b)
-            most = max(old, new)
-            keep, take = exp2_scalar(old - most), exp2_scalar(new - most)
-            store_f32(a, most)
-            store_f32(a + 4, load_f32(a + 4) * keep + load_f32(b + 4) * take)
-            for i in range(dim // 16):
-                at = 4 * dim * r + 64 * i
-                kept = mul(load(into + at), splat(keep))
-                store(into + at, fma(load(o + at), splat(take), kept))
-
-    @compiled
-    def finish(dim: int, head_dim: int, o: int, state: int, out: int) -> None:
-        """Divide one row by its sum; head_dim floats to `out`."""
-        inverse = splat(1.0 / load_f32(state + 4))
-        if head_dim == dim:
-            for i in range(dim // 16):
-                store(out + 64 * i, mul(load(o + 64 * i), inverse))
+                _value_half_1_1(p, at, ldv, out, ldo, state, first, last)
+        elif rows == 4:
+            _value_1_4(p, at, ldv, out, ldo, state, first, last)
+        elif rows == 3:
+            _value_1_3(p, at, ldv, out, ldo, state, first, last)
+        elif rows == 2:
+            _value_1_2(p, at, ldv, out, ldo, state, first, last)
         else:
-            scale = 1.0 / load_f32(state + 4)
-            for i in range(head_dim):
-                store_f32(out + 4 * i, load_f32(o + 4 * i) * scale)
+            _value_1_1(p, at, ldv, out, ldo, state, first, last)
+        c += 1
 
-    return Attention(chunk, merge, finish)
+
+@compiled
+def _widen(page: int, dim: int, out: int) -> None:
+    """A page to float32, in the same order: exact, paid once for many query rows."""
+    for i in range(2 * PAGE * dim // 16):
+        store16(out + 64 * i, load16_half(page + 32 * i))
+
+
+@compiled
+def _clear(rows: int, dim: int, o: int, state: int) -> None:
+    """Begin a chunk: nothing seen, nothing summed."""
+    for r in range(rows):
+        store_f32(state + STATE_BYTES * r, EMPTY)
+        store_f32(state + STATE_BYTES * r + 4, 0.0)
+    for i in range(rows * dim // 16):
+        store16(o + 64 * i, zero16())
+
+
+@compiled
+def attend_chunk(
+    q: int,
+    rows: int,
+    group: int,
+    position: int,
+    window: int,
+    cap: float,
+    dim: int,
+    pages: int,
+    page_stride: int,
+    wide: int,
+    table: int,
+    first_page: int,
+    last_page: int,
+    o: int,
+    state: int,
+    scratch: int,
+) -> None:
+    """One chunk of pages for `rows` query rows: fresh state, pages in order.
+
+    Row r is head r % group of the token at `position` + r // group; it sees positions up to its
+    own, and at most `window` of them if window > 0. `pages` is the address of this layer and
+    head in block 0, blocks are `page_stride` bytes apart, `table` int32 block ids. `wide`: 1
+    for float32 pages. `scratch`: 1 KiB of scores, then a widened page.
+    """
+    _clear(rows, dim, o, state)
+    wide_page = scratch + 1024
+    for j in range(first_page, last_page):
+        begin = j * PAGE
+        last_position = position + (rows - 1) // group
+        if begin > last_position:
+            break
+        if window > 0 and begin + PAGE <= position - window + 1:
+            continue
+        page = pages + load_i32(table + 4 * j) * page_stride
+        half = 1
+        if wide != 0:
+            half = 0
+        elif rows > 2 * ROWS:
+            _widen(page, dim, wide_page)
+            page = wide_page
+            half = 0
+        elif j + 1 < last_page:
+            # a decode step meets every page cold; the next page lies somewhere else
+            following = pages + load_i32(table + 4 * (j + 1)) * page_stride
+            for i in range(dim // 4):
+                _prefetch(following + 1024 * i)
+        v = page + (2 if half != 0 else 4) * PAGE * dim
+        r = 0
+        while r < rows:
+            n = min(ROWS, rows - r)
+            top = position + (r + n - 1) // group - begin + 1
+            low = 0
+            if window > 0:
+                low = max(0, position + r // group - window + 1 - begin)
+            if top > 0 and low < PAGE:
+                _score(n, half, q + 4 * dim * r, 4 * dim, page, dim, scratch)
+                for k in range(n):
+                    own = position + (r + k) // group - begin + 1
+                    least = own - window if window > 0 else 0
+                    _softmax_row(scratch + 256 * k, least, own, state + STATE_BYTES * (r + k), cap)
+                _weigh(
+                    n, half, scratch, v, o + 4 * dim * r, dim, state + STATE_BYTES * r,
+                    low, min(top, PAGE),
+                )  # fmt: skip
+            r += n
+
+
+@compiled
+def merge_chunk(rows: int, dim: int, o: int, state: int, into: int, into_state: int) -> None:
+    """Fold a chunk's result into the running one; an empty side changes nothing."""
+    for r in range(rows):
+        a, b = into_state + STATE_BYTES * r, state + STATE_BYTES * r
+        old, new = load_f32(a), load_f32(b)
+        most = max(old, new)
+        keep, take = exp2_scalar(old - most), exp2_scalar(new - most)
+        store_f32(a, most)
+        store_f32(a + 4, load_f32(a + 4) * keep + load_f32(b + 4) * take)
+        for i in range(dim // 16):
+            at = 4 * dim * r + 64 * i
+            kept = mul16(load16(into + at), splat16(keep))
+            store16(into + at, fma16(load16(o + at), splat16(take), kept))
+
+
+@compiled
+def finish_row(dim: int, head_dim: int, o: int, state: int, out: int) -> None:
+    """Divide one row by its sum; head_dim floats to `out`."""
+    inverse = splat16(1.0 / load_f32(state + 4))
+    if head_dim == dim:
+        for i in range(dim // 16):
+            store16(out + 64 * i, mul16(load16(o + 64 * i), inverse))
+    else:
+        scale = 1.0 / load_f32(state + 4)
+        for i in range(head_dim):
+            store_f32(out + 4 * i, load_f32(o + 4 * i) * scale)

@@ -1,7 +1,7 @@
-"""Compile one unit into an object file: ``python -m fastllm.kernels.build UNIT ROAD OUT``.
+"""Compile one unit into an object file: ``python -m fastllm.kernels.build UNIT OUT``.
 
-Runs in a process of its own, so that the engine never imports numba. The target is the road's, set
-through NUMBA_CPU_NAME and NUMBA_CPU_FEATURES before numba is imported. The object needs no symbol
+Runs in a process of its own, so that the engine never imports numba. It compiles for one
+road, that of its environment (``Road.environment``). The object needs no symbol
 but libc's ``syscall``.
 """
 
@@ -13,7 +13,6 @@ from typing import Any
 
 from fastllm.kernels.interpreter_codes import MATMUL_ARGS, PACK_ARGS, STEP_ARGS
 from fastllm.kernels.layouts import LAYOUTS
-from fastllm.kernels.road import Road, road_named
 
 
 def unit_names() -> list[str]:
@@ -21,22 +20,22 @@ def unit_names() -> list[str]:
     return ["step", "pack", *(f"mm_{name}" for name in LAYOUTS)]
 
 
-def _function(unit: str, road: Road) -> tuple[Any, int]:
+def _function(unit: str) -> tuple[Any, int]:
     """Return (Python function of the unit, number of int64 arguments)."""
     if unit == "step":
         from fastllm.kernels import interpreter
 
-        return interpreter.entry(road), STEP_ARGS
+        return interpreter.step, STEP_ARGS
     if unit == "pack":
         from fastllm.kernels import pack
 
-        return pack.pack(road), PACK_ARGS
+        return pack.pack, PACK_ARGS
     from fastllm.kernels import matmul
 
-    return matmul.matmul(road, unit.removeprefix("mm_")), MATMUL_ARGS
+    return matmul.matmul(unit.removeprefix("mm_")), MATMUL_ARGS
 
 
-def build(unit: str, road: Road) -> tuple[bytes, str]:
+def build(unit: str) -> tuple[bytes, str]:
     """Return (object code, name of the exported function) of `unit`.
 
     The function follows Numba's native convention:
@@ -51,7 +50,7 @@ def build(unit: str, road: Road) -> tuple[bytes, str]:
     flags.error_model = "numpy"
     flags.release_gil = True
     flags.enable_pyobject = False
-    function, num_args = _function(unit, road)
+    function, num_args = _function(unit)
     compile_extra: Any = compiler.compile_extra
     result = compile_extra(
         cpu_target.typing_context,
@@ -66,9 +65,9 @@ def build(unit: str, road: Road) -> tuple[bytes, str]:
 
 
 def main(argv: list[str]) -> None:
-    """Build argv = [unit, road name, output path]; the last line of the file is the symbol."""
-    unit, road_name, out = argv
-    code, symbol = build(unit, road_named(road_name))
+    """Build argv = [unit, output path]; the last line of the file is the symbol."""
+    unit, out = argv
+    code, symbol = build(unit)
     with open(out, "wb") as file:
         file.write(symbol.encode() + b"\n" + code)
         file.flush()

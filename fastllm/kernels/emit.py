@@ -7,9 +7,10 @@ Design
 * A kernel is a Python *generator of IR*: tile sizes are Python ints and unroll, loops over the
   long axis are real loops (`Emitter.loop`). `kernel` wraps it as a Numba intrinsic, which is
   inlined where it is called.
-* One source, three roads. Only dot products, table look-ups and half-precision conversion differ;
-  everything else is plain vector IR that LLVM lowers for any CPU. Vectors are 16 lanes wide on
-  every road (LLVM splits them where registers are narrower), so one packed layout serves all.
+* One source, every road; a build process knows its own (``kernels.target``). Only dot products,
+  table look-ups and half-precision conversion differ; everything else is plain vector IR that LLVM
+  lowers for any CPU. Vectors are 16 lanes wide on every road (LLVM splits them where registers are
+  narrower), so one packed layout serves all.
 * Multiply-add is `llvm.fma` where the road has the instruction and two roundings where it has not.
   Never `llvm.fmuladd`: LLVM may fuse it in one place and not in another, and results must not
   depend on which tile computed them.
@@ -22,10 +23,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
 from numba.extending import intrinsic
 
-from fastllm.kernels.road import Road
+from fastllm.kernels.target import HAS_FMA, VECTORS
 
 Value = Any  # an llvmlite SSA value; llvmlite ships no types
 
@@ -43,13 +43,10 @@ v64i8, v32i16 = vec(i8, 64), vec(i16, 32)
 
 
 class Emitter:
-    """Writes IR at the current position of `builder` for one road."""
+    """Writes IR at the current position of `builder` for the road of this process."""
 
-    def __init__(self, builder: Any, road: Road) -> None:
+    def __init__(self, builder: Any) -> None:
         self.b = builder
-        # amx is avx512 and tiles besides: one code for everything else
-        self.road = "avx512" if road.name == "amx" else road.name
-        self.has_fma = bool(road.needs) or road.cpu == "generic"
 
     # ---------------------------------------------------------------- constants and addresses
     def c(self, value: int, type_: Any = i64) -> Value:
@@ -170,7 +167,7 @@ class Emitter:
     # ---------------------------------------------------------------- float helpers
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c: one rounding where the road has the instruction, else two."""
-        if not self.has_fma:
+        if not HAS_FMA:
             return self.b.fadd(self.b.fmul(a, b), c)
         suffix = f"v{a.type.count}f32" if isinstance(a.type, ir.VectorType) else "f32"
         return self.call("llvm.fma." + suffix, a.type, a, b, c)
@@ -186,7 +183,7 @@ class Emitter:
     def half_to_float(self, v: Value) -> Value:
         """<n x i16> bit patterns of IEEE half to <n x float>."""
         n = v.type.count
-        if self.road != "generic":
+        if VECTORS != "generic":
             return self.b.fpext(self.b.bitcast(v, vec(f16, n)), vec(f32, n))
         b, t = self.b, vec(i32, n)
         h = b.zext(v, t)
@@ -205,7 +202,7 @@ class Emitter:
     def float_to_half(self, v: Value) -> Value:
         """<n x float> to <n x i16> bit patterns of IEEE half, round to nearest even."""
         n = v.type.count
-        if self.road != "generic":
+        if VECTORS != "generic":
             return self.b.bitcast(self.b.fptrunc(v, vec(f16, n)), vec(i16, n))
         b, t = self.b, vec(i32, n)
         bits = b.bitcast(v, t)
@@ -248,10 +245,10 @@ class Emitter:
     def dp(self, acc: Value, u: Value, s: Value) -> Value:
         """acc[lane] += sum over 4 bytes of u8 * s8; u <= 127 (i16 pairs saturate on avx2)."""
         b = self.b
-        if self.road == "avx512":
+        if VECTORS == "avx512":
             u, s = (b.bitcast(x, v64i8) for x in (u, s))
             return self.call("llvm.x86.avx512.vpdpbusd.512", v16i32, acc, u, s)
-        if self.road == "avx2":
+        if VECTORS == "avx2":
             return b.add(acc, self._halves(self._maddubs, u, s))
         return b.add(acc, self._dp_generic(u, s))
 
@@ -262,7 +259,7 @@ class Emitter:
         (`wide_start`); avx2 adds sum((u - 128) * s) at once, by moving the sign to s.
         """
         b = self.b
-        if self.road != "avx2":
+        if VECTORS != "avx2":
             return self.dp(acc, u, s)
         signed = b.xor(u, self.k(0x80808080))
 
@@ -278,7 +275,7 @@ class Emitter:
 
     def wide_start(self, minus_128_sum: Value) -> Value:
         """Start value of a `dp_wide` chain."""
-        return self.splat(0, v16i32) if self.road == "avx2" else minus_128_sum
+        return self.splat(0, v16i32) if VECTORS == "avx2" else minus_128_sum
 
     def _halves(self, f: Callable[[Value, Value], Value], u: Value, s: Value) -> Value:
         return self.join(*(f(self.half(u, h), self.half(s, h)) for h in (0, 1)))
@@ -308,18 +305,18 @@ class Emitter:
     def dp_pairs(self, acc: Value, a: Value, c: Value) -> Value:
         """acc[lane] += sum over 2 of s16 * s16."""
         a, c = (self.b.bitcast(x, v32i16) for x in (a, c))
-        if self.road == "avx512":
+        if VECTORS == "avx512":
             return self.call("llvm.x86.avx512.vpdpwssd.512", v16i32, acc, a, c)
         return self.b.add(acc, self._pair_sum(a, c))
 
     def lookup16(self, index: Value, table: Sequence[int]) -> Value:
         """Replace every byte (0..15) of 16 dwords by ``table[byte]``."""
         b = self.b
-        if self.road == "avx512":
+        if VECTORS == "avx512":
             t = ir.Constant(v64i8, [ir.Constant(i8, x) for x in table] * 4)
             args = (t, b.bitcast(index, v64i8))
             return b.bitcast(self.call("llvm.x86.avx512.pshuf.b.512", v64i8, *args), v16i32)
-        if self.road == "avx2":
+        if VECTORS == "avx2":
             t = ir.Constant(vec(i8, 32), [ir.Constant(i8, x) for x in table] * 2)
 
             def one(v: Value, _: Value) -> Value:
@@ -379,29 +376,26 @@ class Emitter:
         return phis
 
 
-def kernel(
-    road: Road,
-    num_args: int,
-    generate: Callable[..., Value | None],
-    ret: Any = types.void,
-    arg_types: Sequence[Any] | None = None,
-) -> Any:
-    """Make a Numba intrinsic of `num_args` int64 arguments (or `arg_types`).
+def kernel(ret: Any, *args: Any) -> Callable[[Callable[..., Value | None]], Any]:
+    """Make a Numba intrinsic of a generator; a decorator.
 
-    ``generate(emitter, *args)`` emits the IR and returns the SSA result, or None for void.
+    ``generate(emitter, *args)`` emits the IR and returns the SSA result, or None for void. `ret`
+    and `args` are Numba types (``kernels.memory``).
     """
-    args = tuple(arg_types) if arg_types is not None else (types.int64,) * num_args
 
-    def typer(_context: Any, *_types: Any) -> Any:
-        def codegen(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-            result = generate(Emitter(builder, road), *values)
-            return context.get_dummy_value() if result is None else result
+    def made(generate: Callable[..., Value | None]) -> Any:
+        def typer(_context: Any, *_types: Any) -> Any:
+            def codegen(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+                result = generate(Emitter(builder), *values)
+                return context.get_dummy_value() if result is None else result
 
-        return ret(*args), codegen
+            return ret(*args), codegen
 
-    # numba inspects the signature, so the wrapper needs exactly num_args named parameters
-    names = ", ".join(f"a{i}" for i in range(len(args)))
-    head = f"context, {names}" if names else "context"
-    scope: dict[str, Any] = {"typer": typer}
-    exec(f"def emitted({head}):\n    return typer({head})\n", scope)
-    return intrinsic(scope["emitted"])
+        # numba inspects the signature, so the wrapper needs exactly as many named parameters
+        names = ", ".join(f"a{i}" for i in range(len(args)))
+        head = f"context, {names}" if names else "context"
+        scope: dict[str, Any] = {"typer": typer}
+        exec(f"def emitted({head}):\n    return typer({head})\n", scope)
+        return intrinsic(scope["emitted"])
+
+    return made

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from llvmlite import ir
 
 from fastllm.kernels.emit import Emitter, Value, kernel, v16f32, v16i32
 from fastllm.kernels.memory import F, V
 from fastllm.kernels.quantize import ROUND, ROUND_BITS
-from fastllm.kernels.road import Road
 
 
 def _clamp(e: Emitter, x: Value, low: float, high: float) -> Value:
@@ -111,36 +108,18 @@ def relu(e: Emitter, x: Value) -> Value:
     return e.b.select(e.b.fcmp_ordered("<", x, zero), zero, x)
 
 
-class Functions(NamedTuple):
-    """The functions as Numba intrinsics of one road."""
-
-    silu: Any
-    gelu: Any
-    gelu_tanh: Any
-    relu: Any
-    tanh: Any
-    exp2_scalar: Any
-    sqrt: Any
+# As words of compiled code, on 16 lanes or on one value
+silu16, gelu16, gelu_tanh16 = kernel(V, V)(silu), kernel(V, V)(gelu), kernel(V, V)(gelu_tanh)
+relu16, tanh16 = kernel(V, V)(relu), kernel(V, V)(tanh)
 
 
-def functions(road: Road) -> Functions:
-    """Build the intrinsics for `road`."""
+@kernel(F, F)
+def exp2_scalar(e: Emitter, x: Value) -> Value:
+    """One lane of `exp2`."""
+    return e.b.extract_element(exp2(e, e.splat(x, v16f32)), ir.Constant(ir.IntType(32), 0))
 
-    def vector(f: Any) -> Any:
-        return kernel(road, 1, f, V, (V,))
 
-    def exp2_scalar(e: Emitter, x: Value) -> Value:
-        return e.b.extract_element(exp2(e, e.splat(x, v16f32)), ir.Constant(ir.IntType(32), 0))
-
-    def sqrt(e: Emitter, x: Value) -> Value:
-        return e.call("llvm.sqrt.f32", x.type, x)
-
-    return Functions(
-        vector(silu),
-        vector(gelu),
-        vector(gelu_tanh),
-        vector(relu),
-        vector(tanh),
-        kernel(road, 1, exp2_scalar, F, (F,)),
-        kernel(road, 1, sqrt, F, (F,)),
-    )
+@kernel(F, F)
+def sqrt(e: Emitter, x: Value) -> Value:
+    """Square root of one value."""
+    return e.call("llvm.sqrt.f32", x.type, x)

@@ -12,12 +12,12 @@ from typing import Any
 
 from fastllm.kernels import amx
 from fastllm.kernels.dot import dot_generator
-from fastllm.kernels.emit import kernel
+from fastllm.kernels.emit import Emitter, Value, kernel
 from fastllm.kernels.interpreter_codes import SCALES_BYTES, TOKEN_BLOCK
 from fastllm.kernels.jit import compiled
 from fastllm.kernels.layouts import LAYOUTS
-from fastllm.kernels.memory import memory
-from fastllm.kernels.road import Road
+from fastllm.kernels.memory import I, N, add16, load16, store16
+from fastllm.kernels.target import HAS_TILE_REGISTERS, ROAD
 
 # One token waits for memory. Intel's prefetchers stop where a stream is mixed with arithmetic (70
 # to 75 % of the read rate for q4_1, q4_k, q6_k on Sapphire Rapids); asking 2 KiB ahead brings 93
@@ -25,7 +25,28 @@ from fastllm.kernels.road import Road
 AHEAD = 2048
 
 
-def matmul(road: Road, name: str) -> Callable[..., Any]:
+def _nothing(_e: Emitter, *_args: Value) -> None:
+    """Emit nothing: what only roads with tile registers do."""
+
+
+@kernel(N, I)
+def _expect(e: Emitter, a: Value) -> None:
+    """Ask for a line that will be written."""
+    e.prefetch(a, 0, 3, write=True)
+
+
+@compiled
+def _finish(out: int, y: int, ldy: int, tokens: int, bias: int, add: int) -> None:
+    for t in range(tokens):
+        v = load16(out + 64 * t)
+        if bias != 0:
+            v = add16(v, load16(bias))
+        if add != 0:
+            v = add16(load16(y + t * ldy), v)
+        store16(y + t * ldy, v)
+
+
+def matmul(name: str) -> Callable[..., Any]:
     """Return the Python function of the product for weight format `name`, ready to be compiled.
 
     Its arguments, all int64: panels (address), panel_bytes, units, x (tiles), token_bytes,
@@ -33,31 +54,18 @@ def matmul(road: Road, name: str) -> Callable[..., Any]:
     (address of float32 rows, or 0), add (1: add to y), prefetch (1: ask memory ahead at one token),
     scratch (MATMUL_SCRATCH bytes, 64-byte aligned). Rows of y are padded to 16.
     """
-    m = memory(road)
-    load, store, add16 = m.load, m.store, m.add
-    tiled = road.name == "amx" and LAYOUTS[name].activations != "f32"
+    tiled = HAS_TILE_REGISTERS and LAYOUTS[name].activations != "f32"
     # a tile of 16 without tiles (float weights) is a kernel of 16 like the others
-    sizes = road.tiles + (1,) * (5 - len(road.tiles))
-    dots = {s: kernel(road, 6, dot_generator(name, s)) for s in set(sizes) if s < 16 or not tiled}
+    sizes = ROAD.tiles + (1,) * (5 - len(ROAD.tiles))
+    dot = kernel(N, I, I, I, I, I, I)
+    dots = {s: dot(dot_generator(name, s)) for s in set(sizes) if s < 16 or not tiled}
     size_a, size_b, size_c, size_d, size_e = sizes
     dot_a, dot_b, dot_c, dot_d, dot_e = (dots.get(s, dots[1]) for s in sizes)
-    dot_ahead = kernel(road, 6, dot_generator(name, 1, AHEAD))
+    dot_ahead = dot(dot_generator(name, 1, AHEAD))
     group = amx.TOKENS if tiled else 1 << 30  # no batch fills a group where there are no tiles
-    nothing = kernel(road, 1, lambda _e, _a: None)
-    configure = kernel(road, 1, amx.configure(name)) if tiled else nothing
-    release = kernel(road, 0, amx.release) if tiled else kernel(road, 0, lambda _e: None)
-    expect = kernel(road, 1, lambda e, a: e.prefetch(a, 0, 3, write=True))
-    dot_groups = kernel(road, 7, amx.tiles_generator(name) if tiled else lambda _e, *_args: None)
-
-    @compiled
-    def finish(out: int, y: int, ldy: int, tokens: int, bias: int, add: int) -> None:
-        for t in range(tokens):
-            v = load(out + 64 * t)
-            if bias != 0:
-                v = add16(v, load(bias))
-            if add != 0:
-                v = add16(load(y + t * ldy), v)
-            store(y + t * ldy, v)
+    configure = kernel(N, I)(amx.configure(name) if tiled else _nothing)
+    release = kernel(N)(amx.release if tiled else _nothing)
+    dot_groups = kernel(N, I, I, I, I, I, I, I)(amx.tiles_generator(name) if tiled else _nothing)
 
     def product(
         panels: int,
@@ -89,11 +97,11 @@ def matmul(road: Road, name: str) -> Callable[..., Any]:
                 if num_tokens > 1:
                     # one line of each token's row: have them on their way before they are written
                     for k in range(begin, end):
-                        expect(y + k * ldy + 64 * p)
+                        _expect(y + k * ldy + 64 * p)
                 if begin < grouped:
                     n = min(grouped, end) - begin
                     dot_groups(w, x + t * token_bytes, out, n // group, token_bytes, units, tiles)
-                    finish(out, y + t * ldy + 64 * p, ldy, n, b, add)
+                    _finish(out, y + t * ldy + 64 * p, ldy, n, b, add)
                     t += n
                 while t < end:
                     left = num_tokens - t
@@ -116,7 +124,7 @@ def matmul(road: Road, name: str) -> Callable[..., Any]:
                     else:
                         dot_e(w, a, out, 64, units, scratch)
                         n = size_e
-                    finish(out, y + t * ldy + 64 * p, ldy, n, b, add)
+                    _finish(out, y + t * ldy + 64 * p, ldy, n, b, add)
                     t += n
         if grouped > 0:
             release()

@@ -1,15 +1,17 @@
-"""Intrinsics for single values and 16-float vectors at an address: the words of the step's code."""
+"""Intrinsics for single values and 16-float vectors at an address: the words of compiled code.
+
+A name that ends in 16 works on 16 float32 lanes. a: address, v: value, n: valid lanes (1..16).
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import models, register_model
 
-from fastllm.kernels.emit import Emitter, Value, f32, i16, i32, i64, kernel, v16f32
-from fastllm.kernels.road import Road
+from fastllm.kernels.emit import Emitter, Value, f32, i16, i32, i64, kernel, v16f32, v16i16
 
 
 class Vector16(types.Type):
@@ -30,88 +32,142 @@ vector16 = _make()
 I, F, V, N = types.int64, types.float32, vector16, types.void  # noqa: E741
 
 
-def _bits_to_float(e: Emitter, bits: Value) -> Value:
+# --------------------------------------------------------------------------- single values
+@kernel(I, I)
+def load_i64(e: Emitter, a: Value) -> Value:
+    return e.load(a, i64, 0, 8)
+
+
+@kernel(N, I, I)
+def store_i64(e: Emitter, a: Value, v: Value) -> None:
+    e.store(v, a, 0, 8)
+
+
+@kernel(I, I)
+def load_i32(e: Emitter, a: Value) -> Value:
+    return e.b.sext(e.load(a, i32), i64)
+
+
+@kernel(F, I)
+def load_f32(e: Emitter, a: Value) -> Value:
+    return e.load(a, f32)
+
+
+@kernel(N, I, F)
+def store_f32(e: Emitter, a: Value, v: Value) -> None:
+    e.store(v, a)
+
+
+@kernel(F, I)
+def float_of_bits(e: Emitter, bits: Value) -> Value:
+    """The float32 whose bits are the low half of a word."""
     return e.b.bitcast(e.b.trunc(bits, i32), f32)
 
 
-class Memory(NamedTuple):
-    """The intrinsics, made for one road. a: address, v: value, n: valid lanes (1..16)."""
-
-    load_i64: Any
-    store_i64: Any
-    load_i32: Any
-    store_i32: Any
-    load_f32: Any
-    store_f32: Any
-    float_of_bits: Any
-    load: Any
-    store: Any
-    splat: Any
-    zero: Any
-    add: Any
-    sub: Any
-    mul: Any
-    div: Any
-    fma: Any
-    hsum: Any
-    keep: Any
-    load_half: Any
-    store_half: Any
-    store_half_strided: Any
-    store_strided: Any
+@kernel(I, I)
+def load_i32_unaligned(e: Emitter, a: Value) -> Value:
+    return e.b.sext(e.load(a, i32, 0, 1), i64)
 
 
-def memory(road: Road) -> Memory:
-    """Build the intrinsics for `road`."""
+@kernel(I, I)
+def load_i16_unaligned(e: Emitter, a: Value) -> Value:
+    return e.b.sext(e.load(a, i16, 0, 1), i64)
 
-    def make(ret: Any, *args: Any) -> Any:
-        return lambda generate: kernel(road, len(args), generate, ret, args)
 
-    def keep(e: Emitter, v: Value, n: Value) -> Value:
-        """Lanes below n, zero elsewhere."""
-        lanes = ir.Constant(ir.VectorType(i32, 16), list(range(16)))
-        limit = e.splat(e.b.trunc(n, i32), lanes.type)
-        return e.b.select(e.b.icmp_signed("<", lanes, limit), v, e.splat(0.0, v16f32))
+@kernel(N, I, I)
+def store_i32(e: Emitter, a: Value, v: Value) -> None:
+    e.store(e.b.trunc(v, i32), a)
 
-    def to_half(e: Emitter, v: Value) -> Value:
-        """Half precision, saturated: infinity would spoil other tokens (0 * inf is NaN)."""
-        largest, least = e.splat(65504.0, v16f32), e.splat(-65504.0, v16f32)
-        v = e.b.select(e.b.fcmp_ordered(">", v, largest), largest, v)
-        return e.float_to_half(e.b.select(e.b.fcmp_ordered("<", v, least), least, v))
 
-    def store_half_strided(e: Emitter, a: Value, stride: Value, v: Value) -> None:
-        half = to_half(e, v)
-        for lane in range(16):
-            one = e.b.extract_element(half, ir.Constant(i32, lane))
-            e.store(one, e.add(a, e.mul(stride, lane)), 0, 2)
+@kernel(N, I, I)
+def store_i16(e: Emitter, a: Value, v: Value) -> None:
+    e.store(e.b.trunc(v, i16), a, 0, 2)
 
-    def store_strided(e: Emitter, a: Value, stride: Value, v: Value) -> None:
-        for lane in range(16):
-            one = e.b.extract_element(v, ir.Constant(i32, lane))
-            e.store(one, e.add(a, e.mul(stride, lane)))
 
-    v16i16 = ir.VectorType(i16, 16)
-    return Memory(
-        load_i64=make(I, I)(lambda e, a: e.load(a, i64, 0, 8)),
-        store_i64=make(N, I, I)(lambda e, a, v: e.store(v, a, 0, 8)),
-        load_i32=make(I, I)(lambda e, a: e.b.sext(e.load(a, i32), i64)),
-        store_i32=make(N, I, I)(lambda e, a, v: e.store(e.b.trunc(v, i32), a)),
-        load_f32=make(F, I)(lambda e, a: e.load(a, f32)),
-        store_f32=make(N, I, F)(lambda e, a, v: e.store(v, a)),
-        float_of_bits=make(F, I)(_bits_to_float),
-        load=make(V, I)(lambda e, a: e.load(a, v16f32)),
-        store=make(N, I, V)(lambda e, a, v: e.store(v, a)),
-        splat=make(V, F)(lambda e, x: e.splat(x, v16f32)),
-        zero=make(V)(lambda e: e.splat(0.0, v16f32)),
-        add=make(V, V, V)(lambda e, a, c: e.b.fadd(a, c)),
-        sub=make(V, V, V)(lambda e, a, c: e.b.fsub(a, c)),
-        mul=make(V, V, V)(lambda e, a, c: e.b.fmul(a, c)),
-        div=make(V, V, V)(lambda e, a, c: e.b.fdiv(a, c)),
-        fma=make(V, V, V, V)(lambda e, a, c, d: e.fma(a, c, d)),
-        hsum=make(F, V)(lambda e, v: e.hsum(v)),
-        keep=make(V, V, I)(keep),
-        load_half=make(V, I)(lambda e, a: e.half_to_float(e.load(a, v16i16, 0, 2))),
-        store_half=make(N, I, V)(lambda e, a, v: e.store(to_half(e, v), a, 0, 2)),
-        store_half_strided=make(N, I, I, V)(store_half_strided),
-        store_strided=make(N, I, I, V)(store_strided),
-    )
+# --------------------------------------------------------------------------- 16 lanes
+@kernel(V, I)
+def load16(e: Emitter, a: Value) -> Value:
+    return e.load(a, v16f32)
+
+
+@kernel(N, I, V)
+def store16(e: Emitter, a: Value, v: Value) -> None:
+    e.store(v, a)
+
+
+@kernel(V, F)
+def splat16(e: Emitter, x: Value) -> Value:
+    return e.splat(x, v16f32)
+
+
+@kernel(V)
+def zero16(e: Emitter) -> Value:
+    return e.splat(0.0, v16f32)
+
+
+@kernel(V, V, V)
+def add16(e: Emitter, a: Value, b: Value) -> Value:
+    return e.b.fadd(a, b)
+
+
+@kernel(V, V, V)
+def sub16(e: Emitter, a: Value, b: Value) -> Value:
+    return e.b.fsub(a, b)
+
+
+@kernel(V, V, V)
+def mul16(e: Emitter, a: Value, b: Value) -> Value:
+    return e.b.fmul(a, b)
+
+
+@kernel(V, V, V, V)
+def fma16(e: Emitter, a: Value, b: Value, c: Value) -> Value:
+    return e.fma(a, b, c)
+
+
+@kernel(F, V)
+def sum16(e: Emitter, v: Value) -> Value:
+    return e.hsum(v)
+
+
+@kernel(V, V, I)
+def keep16(e: Emitter, v: Value, n: Value) -> Value:
+    """Lanes below n, zero elsewhere."""
+    lanes = ir.Constant(ir.VectorType(i32, 16), list(range(16)))
+    limit = e.splat(e.b.trunc(n, i32), lanes.type)
+    return e.b.select(e.b.icmp_signed("<", lanes, limit), v, e.splat(0.0, v16f32))
+
+
+# --------------------------------------------------------------------------- half precision
+def _to_half(e: Emitter, v: Value) -> Value:
+    """Half precision, saturated: infinity would spoil other tokens (0 * inf is NaN)."""
+    largest, least = e.splat(65504.0, v16f32), e.splat(-65504.0, v16f32)
+    v = e.b.select(e.b.fcmp_ordered(">", v, largest), largest, v)
+    return e.float_to_half(e.b.select(e.b.fcmp_ordered("<", v, least), least, v))
+
+
+@kernel(V, I)
+def load16_half(e: Emitter, a: Value) -> Value:
+    return e.half_to_float(e.load(a, v16i16, 0, 2))
+
+
+@kernel(N, I, V)
+def store16_half(e: Emitter, a: Value, v: Value) -> None:
+    e.store(_to_half(e, v), a, 0, 2)
+
+
+@kernel(N, I, I, V)
+def store16_half_strided(e: Emitter, a: Value, stride: Value, v: Value) -> None:
+    """Lane i to a + i * stride."""
+    half = _to_half(e, v)
+    for lane in range(16):
+        one = e.b.extract_element(half, ir.Constant(i32, lane))
+        e.store(one, e.add(a, e.mul(stride, lane)), 0, 2)
+
+
+@kernel(N, I, I, V)
+def store16_strided(e: Emitter, a: Value, stride: Value, v: Value) -> None:
+    """Lane i to a + i * stride."""
+    for lane in range(16):
+        one = e.b.extract_element(v, ir.Constant(i32, lane))
+        e.store(one, e.add(a, e.mul(stride, lane)))

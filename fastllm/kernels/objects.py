@@ -98,15 +98,13 @@ def _build(unit: str, road: Road) -> tuple[str, bytes]:
     """Compile `unit` in a subprocess."""
     with tempfile.TemporaryDirectory(prefix="fastllm-build-") as folder:
         out = os.path.join(folder, "object")
-        env = dict(os.environ)
-        env.update(
-            NUMBA_CPU_NAME=road.cpu,
-            NUMBA_CPU_FEATURES=road.features,
-            NUMBA_CACHE_DIR=folder,
-            NUMBA_DISABLE_JIT="0",
-            PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path),
-        )
-        command = [sys.executable, "-m", "fastllm.kernels.build", unit, road.name, out]
+        env = {
+            **os.environ,
+            **road.environment(),
+            "NUMBA_CACHE_DIR": folder,
+            "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
+        }
+        command = [sys.executable, "-m", "fastllm.kernels.build", unit, out]
         try:
             done = subprocess.run(
                 command, env=env, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S

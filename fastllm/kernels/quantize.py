@@ -7,9 +7,6 @@ logits instead of being rounded away: |x| is compared as an integer, in which Na
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from llvmlite import ir
 
 from fastllm.kernels.emit import (
@@ -25,8 +22,8 @@ from fastllm.kernels.emit import (
     vec,
 )
 from fastllm.kernels.jit import compiled
-from fastllm.kernels.memory import memory
-from fastllm.kernels.road import Road
+from fastllm.kernels.memory import I, N, load_f32, store_f32
+from fastllm.kernels.target import ROAD
 
 # Adding 1.5 * 2**23 leaves the rounded integer (to nearest, ties to even) in the low mantissa bits:
 # works for |x| < 2**22 on every CPU, without SSE4.1's rounding instruction or a libm call.
@@ -59,6 +56,7 @@ def _scales(e: Emitter, vectors: list[Value]) -> tuple[Value, Value]:
     return dx, b.select(usable, inverse, ir.Constant(f32, 0.0))
 
 
+@kernel(N, I, I, I, I)
 def _quantize32(e: Emitter, x: Value, out: Value, size: Value, token: Value) -> None:
     """One group of 32: x float32[32] -> place of `token` in the group of a tile at `out`."""
     b = e.b
@@ -77,6 +75,7 @@ def _quantize32(e: Emitter, x: Value, out: Value, size: Value, token: Value) -> 
         e.store(b.trunc(codes[i], vec(i8, 16)), place, 16 * i)
 
 
+@kernel(N, I, I, I, I)
 def _quantize256(e: Emitter, x: Value, out: Value, size: Value, token: Value) -> None:
     """One group of 256, as `_quantize32`."""
     b = e.b
@@ -100,33 +99,32 @@ def _quantize256(e: Emitter, x: Value, out: Value, size: Value, token: Value) ->
         e.store(minus, e.add(place, e.mul(token, 4)))
 
 
-def tile_of(road: Road) -> Callable[..., Any]:
-    """Compiled function (num_tokens, token) -> first token of its tile * 32 + tile size."""
-    size_a, size_b, size_c, size_d, size_e = road.tiles + (1,) * (5 - len(road.tiles))
-
-    @compiled
-    def place(num_tokens: int, token: int) -> int:
-        start = num_tokens // size_a * size_a
-        if token < start:
-            return (token // size_a * size_a) * 32 + size_a
-        if num_tokens - start >= size_b:
-            if token < start + size_b:
-                return start * 32 + size_b
-            start += size_b
-        if num_tokens - start >= size_c:
-            if token < start + size_c:
-                return start * 32 + size_c
-            start += size_c
-        if num_tokens - start >= size_d:
-            if token < start + size_d:
-                return start * 32 + size_d
-            start += size_d
-        first = start + (token - start) // size_e * size_e
-        return first * 32 + size_e
-
-    return place
+size_a, size_b, size_c, size_d, size_e = ROAD.tiles + (1,) * (5 - len(ROAD.tiles))
 
 
+@compiled
+def tile_of(num_tokens: int, token: int) -> int:
+    """First token of a token's tile * 32 + tile size."""
+    start = num_tokens // size_a * size_a
+    if token < start:
+        return (token // size_a * size_a) * 32 + size_a
+    if num_tokens - start >= size_b:
+        if token < start + size_b:
+            return start * 32 + size_b
+        start += size_b
+    if num_tokens - start >= size_c:
+        if token < start + size_c:
+            return start * 32 + size_c
+        start += size_c
+    if num_tokens - start >= size_d:
+        if token < start + size_d:
+            return start * 32 + size_d
+        start += size_d
+    first = start + (token - start) // size_e * size_e
+    return first * 32 + size_e
+
+
+@kernel(N, I, I, I)
 def _zero_group32(e: Emitter, out: Value, size: Value, token: Value) -> None:
     """A group of zeros: the unused half of a row's last pair of blocks."""
     at = e.add(out, e.mul(token, 4))
@@ -136,49 +134,39 @@ def _zero_group32(e: Emitter, out: Value, size: Value, token: Value) -> None:
     e.store(e.splat(0, vec(i8, 32)), place)
 
 
-def quantizer(road: Road) -> Callable[..., Any]:
-    """Compiled function (kind, row, first, columns, last, x, token_bytes, num_tokens, token).
+@compiled
+def quantize(
+    kind: int,
+    row: int,
+    first: int,
+    columns: int,
+    last: int,
+    x: int,
+    token_bytes: int,
+    num_tokens: int,
+    token: int,
+) -> None:
+    """Write columns [first, first + columns) of a token's row into its place among the tiles at x.
 
-    Writes columns [first, first + columns) of one token's row into its place among the tiles at x.
     `row` is the address of column `first`, a multiple of 256. `last`: 1 if the row ends here, then
     its padding is written too. `kind`: 0 float32, 1 groups of 32, 2 groups of 256.
     """
-    m = memory(road)
-    place, load_f32, store_f32 = tile_of(road), m.load_f32, m.store_f32
-    one32 = kernel(road, 4, _quantize32)
-    zero32 = kernel(road, 3, _zero_group32)
-    one256 = kernel(road, 4, _quantize256)
-
-    @compiled
-    def quantize(
-        kind: int,
-        row: int,
-        first: int,
-        columns: int,
-        last: int,
-        x: int,
-        token_bytes: int,
-        num_tokens: int,
-        token: int,
-    ) -> None:
-        where = place(num_tokens, token)
-        start, size = where >> 5, where & 31
-        tile, inside = x + start * token_bytes, token - start
-        if kind == 1:
-            group = first // 32
-            for g in range(columns // 32):
-                one32(row + 128 * g, tile + (group + g) * 44 * size, size, inside)
-            group += columns // 32
-            if last != 0 and group % 2 != 0:
-                zero32(tile + group * 44 * size, size, inside)
-        elif kind == 2:
-            for g in range(columns // 256):
-                one256(row + 1024 * g, tile + (first // 256 + g) * 340 * size, size, inside)
-        else:
-            for c in range(columns):
-                store_f32(tile + 4 * ((first + c) * size + inside), load_f32(row + 4 * c))
-            if last != 0:
-                for c in range(first + columns, (first + columns + 3) // 4 * 4):
-                    store_f32(tile + 4 * (c * size + inside), 0.0)
-
-    return quantize
+    where = tile_of(num_tokens, token)
+    start, size = where >> 5, where & 31
+    tile, inside = x + start * token_bytes, token - start
+    if kind == 1:
+        group = first // 32
+        for g in range(columns // 32):
+            _quantize32(row + 128 * g, tile + (group + g) * 44 * size, size, inside)
+        group += columns // 32
+        if last != 0 and group % 2 != 0:
+            _zero_group32(tile + group * 44 * size, size, inside)
+    elif kind == 2:
+        for g in range(columns // 256):
+            _quantize256(row + 1024 * g, tile + (first // 256 + g) * 340 * size, size, inside)
+    else:
+        for c in range(columns):
+            store_f32(tile + 4 * ((first + c) * size + inside), load_f32(row + 4 * c))
+        if last != 0:
+            for c in range(first + columns, (first + columns + 3) // 4 * 4):
+                store_f32(tile + 4 * (c * size + inside), 0.0)

@@ -17,6 +17,9 @@ from functools import lru_cache
 from fastllm.errors import KernelError
 from fastllm.machine.features import cpu_info
 
+# The road of a build process (``kernels.target``); FASTLLM_ROAD is the user's demand.
+BUILD_ROAD = "FASTLLM_BUILD_ROAD"
+
 
 @dataclass(frozen=True)
 class Road:
@@ -40,6 +43,15 @@ class Road:
     features: str
     needs: frozenset[str]
     tiles: tuple[int, ...]
+
+    def environment(self) -> dict[str, str]:
+        """Variables of a process that compiles for this road, set before it imports anything."""
+        return {
+            BUILD_ROAD: self.name,
+            "NUMBA_CPU_NAME": self.cpu,
+            "NUMBA_CPU_FEATURES": self.features,
+            "NUMBA_DISABLE_JIT": "0",
+        }
 
 
 _X86 = platform.machine().lower() in ("x86_64", "amd64")

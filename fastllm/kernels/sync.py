@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import platform
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 from llvmlite import ir
 
 from fastllm.kernels.emit import Emitter, Value, i32, i64, kernel
 from fastllm.kernels.jit import compiled
 from fastllm.kernels.memory import I, N
-from fastllm.kernels.road import Road
 
 SYNC_BYTES = 512
 GENERATION, SLEEPERS, JOB, JOB_SLEEPERS, QUIT, BUDGET = 64, 128, 192, 256, 320, 384
@@ -40,18 +39,25 @@ def _word(e: Emitter, address: Value) -> Value:
     return e.b.inttoptr(address, i32.as_pointer())
 
 
-def _load(e: Emitter, a: Value) -> Value:
+@kernel(I, I)
+def atomic_load(e: Emitter, a: Value) -> Value:
+    """An int32; what was stored before the store that it sees is seen, too."""
     return e.b.sext(e.b.load_atomic(_word(e, a), "acquire", 4), i64)
 
 
-def _store(e: Emitter, a: Value, v: Value) -> None:
+@kernel(N, I, I)
+def atomic_store(e: Emitter, a: Value, v: Value) -> None:
+    """Store an int32, in one order for all threads."""
     e.b.store_atomic(e.b.trunc(v, i32), _word(e, a), "seq_cst", 4)
 
 
-def _add(e: Emitter, a: Value, v: Value) -> Value:
+@kernel(I, I, I)
+def atomic_add(e: Emitter, a: Value, v: Value) -> Value:
+    """Add to an int32; return what it was."""
     return e.b.sext(e.b.atomic_rmw("add", _word(e, a), e.b.trunc(v, i32), "seq_cst"), i64)
 
 
+@kernel(N)
 def _pause(e: Emitter) -> None:
     if _MACHINE in ("x86_64", "amd64"):
         e.call("llvm.x86.sse2.pause", ir.VoidType())
@@ -68,6 +74,7 @@ def _syscall(e: Emitter, *args: Any) -> Value:
     return e.b.call(function, [e.c(a) if isinstance(a, int) else a for a in args])
 
 
+@kernel(N, I, I)
 def _sleep(e: Emitter, a: Value, old: Value) -> None:
     if _LINUX:
         _syscall(e, _FUTEX_CALL[_MACHINE], a, _WAIT_PRIVATE, old, 0, 0, 0)
@@ -75,80 +82,63 @@ def _sleep(e: Emitter, a: Value, old: Value) -> None:
         e.b.call(e.fn("usleep", i32, [i32]), [e.c(_SLEEP_US, i32)])
 
 
+@kernel(N)
 def _give_way(e: Emitter) -> None:
     if _LINUX:
         _syscall(e, _YIELD_CALL[_MACHINE])
 
 
+@kernel(N, I)
 def _wake(e: Emitter, a: Value) -> None:
     if _LINUX:
         _syscall(e, _FUTEX_CALL[_MACHINE], a, _WAKE_PRIVATE, 1 << 30, 0, 0, 0)
 
 
-class Sync(NamedTuple):
-    """What the step needs of this file."""
+@compiled
+def wait_change(word: int, old: int, sleepers: int, spin: int) -> int:
+    """Return once *word != old: `spin` polls, then asleep. 1 if it had to sleep."""
+    polls = 0
+    slept = 0
+    while atomic_load(word) == old:
+        if polls < spin:
+            _pause()
+            polls += 1
+            if polls >= PATIENCE and polls % YIELD_EVERY == 0:
+                _give_way()
+        else:
+            # counted before the kernel looks at the word again: no wake-up is lost
+            atomic_add(sleepers, 1)
+            _sleep(word, old)
+            atomic_add(sleepers, -1)
+            slept = 1
+    return slept
 
-    load: Any
-    store: Any
-    add: Any
-    wait_change: Any
-    publish: Any
-    barrier: Any
+
+@compiled
+def publish(word: int, value: int, sleepers: int) -> None:
+    """Store a word and wake those who sleep on it."""
+    atomic_store(word, value)
+    if atomic_add(sleepers, 0) > 0:  # a read-modify-write orders the store before this look
+        _wake(word)
 
 
-def sync(road: Road) -> Sync:
-    """Build the primitives for `road`."""
-    load = kernel(road, 1, _load, I, (I,))
-    store = kernel(road, 2, _store, N, (I, I))
-    add = kernel(road, 2, _add, I, (I, I))
-    pause = kernel(road, 0, _pause)
-    sleep = kernel(road, 2, _sleep)
-    wake = kernel(road, 1, _wake)
-    give_way = kernel(road, 0, _give_way)
-
-    @compiled
-    def wait_change(word: int, old: int, sleepers: int, spin: int) -> int:
-        """Return once *word != old: `spin` polls, then asleep. 1 if it had to sleep."""
-        polls = 0
-        slept = 0
-        while load(word) == old:
-            if polls < spin:
-                pause()
-                polls += 1
-                if polls >= PATIENCE and polls % YIELD_EVERY == 0:
-                    give_way()
+@compiled
+def barrier(area: int, threads: int, spin: int) -> None:
+    """Return when all threads have come."""
+    if threads > 1:
+        generation = atomic_load(area + GENERATION)
+        if atomic_add(area, 1) + 1 == threads:
+            atomic_store(area, 0)
+            publish(area + GENERATION, (generation + 1) & 0x3FFFFFFF, area + SLEEPERS)
+        else:
+            # a wait that outlived its budget means a partner has no CPU: ask the kernel sooner
+            # next time; waits that end while spinning win the budget back, up to `spin`
+            budget = atomic_load(area + BUDGET)
+            if budget <= 0 or budget > spin:
+                budget = spin
+            slept = wait_change(area + GENERATION, generation, area + SLEEPERS, budget)
+            if slept != 0:
+                budget = budget // 4 if budget > 800 else 200
             else:
-                # counted before the kernel looks at the word again: no wake-up is lost
-                add(sleepers, 1)
-                sleep(word, old)
-                add(sleepers, -1)
-                slept = 1
-        return slept
-
-    @compiled
-    def publish(word: int, value: int, sleepers: int) -> None:
-        store(word, value)
-        if add(sleepers, 0) > 0:  # a read-modify-write orders the store before this look
-            wake(word)
-
-    @compiled
-    def barrier(area: int, threads: int, spin: int) -> None:
-        if threads > 1:
-            generation = load(area + GENERATION)
-            if add(area, 1) + 1 == threads:
-                store(area, 0)
-                publish(area + GENERATION, (generation + 1) & 0x3FFFFFFF, area + SLEEPERS)
-            else:
-                # a wait that outlived its budget means a partner has no CPU: ask the kernel sooner
-                # next time; waits that end while spinning win the budget back, up to `spin`
-                budget = load(area + BUDGET)
-                if budget <= 0 or budget > spin:
-                    budget = spin
-                slept = wait_change(area + GENERATION, generation, area + SLEEPERS, budget)
-                if slept != 0:
-                    budget = budget // 4 if budget > 800 else 200
-                else:
-                    budget += budget // 16 + 1
-                store(area + BUDGET, min(budget, spin))
-
-    return Sync(load, store, add, wait_change, publish, barrier)
+                budget += budget // 16 + 1
+            atomic_store(area + BUDGET, min(budget, spin))

@@ -1,6 +1,6 @@
 """A unit for tests: what only lives inside the step, compiled for a road's true target.
 
-``python -m tests.kernels.probe ROAD OUT`` builds it, as ``fastllm.kernels.build`` builds the
+``python -m tests.kernels.probe OUT`` builds it, as ``fastllm.kernels.build`` builds the
 others; the object is kept in the kernel cache under a name that covers this file, so that a second
 run of the tests compiles nothing and imports no numba.
 """
@@ -29,57 +29,58 @@ FUNCTIONS = ("exp", "exp2", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh", "rel
 LOAD_HALF, STORE_HALF, NORM, ROTATE, QUANTIZE, CHUNK, MERGE, FINISH, BARRIERS = range(8, 17)
 
 
-def entry(road: Road) -> Callable[..., Any]:
+def entry() -> Callable[..., Any]:
     """Return the Python function of the unit, ready to be compiled."""
-    from fastllm.kernels import functions as written
-    from fastllm.kernels.attention import attention
+    from fastllm.kernels import functions
+    from fastllm.kernels.attention import attend_chunk, finish_row, merge_chunk
     from fastllm.kernels.emit import kernel
-    from fastllm.kernels.functions import functions
-    from fastllm.kernels.memory import V, memory
-    from fastllm.kernels.norm import norm
-    from fastllm.kernels.quantize import quantizer
-    from fastllm.kernels.rope import rotation
-    from fastllm.kernels.sync import sync
-
-    m, f, s = memory(road), functions(road), sync(road)
-    load, store, float_of_bits = m.load, m.store, m.float_of_bits
-    load_half, store_half, load_i64, store_i64 = m.load_half, m.store_half, m.load_i64, m.store_i64
-    tanh, silu, gelu, gelu_tanh, relu = f.tanh, f.silu, f.gelu, f.gelu_tanh, f.relu
-    exp, exp2, sigmoid = (
-        kernel(road, 1, generate, V, (V,))
-        for generate in (written.exp, written.exp2, written.sigmoid)
+    from fastllm.kernels.functions import gelu16, gelu_tanh16, relu16, silu16, tanh16
+    from fastllm.kernels.memory import (
+        V,
+        float_of_bits,
+        load16,
+        load16_half,
+        load_i64,
+        store16,
+        store16_half,
+        store_i64,
     )
-    normalize, rotate, quantize = norm(road), rotation(road), quantizer(road)
-    chunk, merge, finish = attention(road)
-    barrier = s.barrier
+    from fastllm.kernels.norm import normalize
+    from fastllm.kernels.quantize import quantize
+    from fastllm.kernels.rope import rotate
+    from fastllm.kernels.sync import barrier
+
+    exp16, exp2_16, sigmoid16 = (
+        kernel(V, V)(generate) for generate in (functions.exp, functions.exp2, functions.sigmoid)
+    )
 
     def probe(what, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p):  # noqa: E741
         if what < LOAD_HALF:  # vectors a -> b, c of them
             for at in range(0, 64 * c, 64):
-                x = load(a + at)
+                x = load16(a + at)
                 if what == 0:
-                    y = exp(x)
+                    y = exp16(x)
                 elif what == 1:
-                    y = exp2(x)
+                    y = exp2_16(x)
                 elif what == 2:
-                    y = sigmoid(x)
+                    y = sigmoid16(x)
                 elif what == 3:
-                    y = tanh(x)
+                    y = tanh16(x)
                 elif what == 4:
-                    y = silu(x)
+                    y = silu16(x)
                 elif what == 5:
-                    y = gelu(x)
+                    y = gelu16(x)
                 elif what == 6:
-                    y = gelu_tanh(x)
+                    y = gelu_tanh16(x)
                 else:
-                    y = relu(x)
-                store(b + at, y)
+                    y = relu16(x)
+                store16(b + at, y)
         elif what == LOAD_HALF:
             for v in range(c):
-                store(b + 64 * v, load_half(a + 32 * v))
+                store16(b + 64 * v, load16_half(a + 32 * v))
         elif what == STORE_HALF:
             for v in range(c):
-                store_half(b + 32 * v, load(a + 64 * v))
+                store16_half(b + 32 * v, load16(a + 64 * v))
         elif what == NORM:
             normalize(a, b, c, d, e, float_of_bits(f), g)
         elif what == ROTATE:
@@ -87,11 +88,11 @@ def entry(road: Road) -> Callable[..., Any]:
         elif what == QUANTIZE:
             quantize(a, b, c, d, e, f, g, h, i)
         elif what == CHUNK:
-            chunk(a, b, c, d, e, float_of_bits(f), g, h, i, j, k, l, m, n, o, p)
+            attend_chunk(a, b, c, d, e, float_of_bits(f), g, h, i, j, k, l, m, n, o, p)
         elif what == MERGE:
-            merge(a, b, c, d, e, f)
+            merge_chunk(a, b, c, d, e, f)
         elif what == FINISH:
-            finish(a, b, c, d, e)
+            finish_row(a, b, c, d, e)
         else:
             # a area, b threads, c own number, d rounds, e shared words, f polls: writes its own
             # word, meets the others, reads theirs; returns how often one was not what it had to be
@@ -109,12 +110,12 @@ def entry(road: Road) -> Callable[..., Any]:
     return probe
 
 
-def main(road_name: str, out: str) -> None:
+def main(out: str) -> None:
     """Build the unit as ``fastllm.kernels.build`` does."""
     from fastllm.kernels import build
 
-    build._function = lambda _unit, road: (entry(road), NUM_ARGS)
-    build.main(["probe", road_name, out])
+    build._function = lambda _unit: (entry(), NUM_ARGS)
+    build.main(["probe", out])
 
 
 def _compile(road: Road, path: Path) -> None:
@@ -122,11 +123,10 @@ def _compile(road: Road, path: Path) -> None:
     part = path.with_suffix(f".{os.getpid()}.part")
     env = {
         **os.environ,
-        "NUMBA_CPU_NAME": road.cpu,
-        "NUMBA_CPU_FEATURES": road.features,
+        **road.environment(),
         "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
     }
-    command = [sys.executable, "-m", "tests.kernels.probe", road.name, str(part)]
+    command = [sys.executable, "-m", "tests.kernels.probe", str(part)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     part.replace(path)
