@@ -11,13 +11,13 @@ import os
 import sys
 from typing import Any
 
-from fastllm.kernels.interpreter_codes import MATMUL_ARGS, PACK_ARGS, STEP_ARGS
+from fastllm.kernels.interpreter_codes import MATMUL_ARGS, PACK_ARGS, PICK_ARGS, STEP_ARGS
 from fastllm.kernels.layouts import LAYOUTS
 
 
 def unit_names() -> list[str]:
-    """Every unit: the step, the packer, one matrix product per weight format."""
-    return ["step", "pack", *(f"mm_{name}" for name in LAYOUTS)]
+    """Every unit: the step, the packer, the sampler, one matrix product per weight format."""
+    return ["step", "pack", "pick", *(f"mm_{name}" for name in LAYOUTS)]
 
 
 def _function(unit: str) -> tuple[Any, int]:
@@ -30,6 +30,10 @@ def _function(unit: str) -> tuple[Any, int]:
         from fastllm.kernels import pack
 
         return pack.pack, PACK_ARGS
+    if unit == "pick":
+        from fastllm.kernels import pick
+
+        return pick.pick, PICK_ARGS
     from fastllm.kernels import matmul
 
     return matmul.matmul(unit.removeprefix("mm_")), MATMUL_ARGS

@@ -114,7 +114,7 @@ class Runner:
         road = choose_road()
         self.isa = road.name
         formats = _formats(model, quant)
-        units = ["step", "pack", *(f"mm_{name}" for name in formats)]
+        units = ["step", "pack", "pick", *(f"mm_{name}" for name in formats)]
         built = objects.addresses(units, road, progress)
         functions = {name: built[f"mm_{name}"] for name in formats}
         self._weights = Weights(
