@@ -16,7 +16,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastllm.answers import Stream
+    from fastllm.answers import Answer, Stream
+    from fastllm.async_answers import AsyncStream
     from fastllm.errors import (
         BudgetError,
         ContextLengthError,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "fastllm.answers": ("Stream",),
+    "fastllm.answers": ("Answer", "Stream"),
+    "fastllm.async_answers": ("AsyncStream",),
     "fastllm.errors": (
         "BudgetError",
         "ContextLengthError",
@@ -55,6 +57,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "LLM",
+    "Answer",
+    "AsyncStream",
     "BudgetError",
     "Chunk",
     "Completion",

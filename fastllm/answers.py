@@ -1,14 +1,21 @@
-"""Events of a sequence to what a caller holds: a stream of chunks, or a whole completion."""
+"""Events of a sequence to what a caller holds: a stream of chunks, or a whole completion.
+
+The objects here are the owners of their requests: when nobody holds one any more, its request ends
+and its KV blocks are free, with no help of anybody's.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastllm.engine import Engine
+from fastllm.driver import Driver
+from fastllm.errors import FastLLMError
+from fastllm.events import LOOK_UP_S, Gathered, Unread
 from fastllm.request import Chunk, Completion, Timings, TokenLogprob
 from fastllm.sampling.logprobs import token_logprob
 from fastllm.sequence import Sequence
@@ -17,33 +24,54 @@ from fastllm.sequence import Sequence
 class Stream(Iterator[Chunk]):
     """An answer on its way: an iterator of `Chunk` that can be stopped from anywhere.
 
-    Leaving ``with`` or `close` ends the request at once; so does forgetting the object.
+    Leaving ``with`` or `close` ends the request at once; so does forgetting the object. Several
+    threads may iterate one stream: each chunk goes to one of them, and all of them come to the end.
+    A stream that nobody reads is computed 64 tokens ahead and then waits.
     """
 
-    def __init__(self, engine: Engine, seq: Sequence) -> None:
-        self._engine, self._seq = engine, seq
+    def __init__(self, driver: Driver, seq: Sequence, unread: Unread) -> None:
+        self._driver, self._seq, self._unread = driver, seq, unread
         self._finished = False
-        engine.submit(seq)
-
-    def __next__(self) -> Chunk:
-        if self._finished:
-            raise StopIteration
         try:
-            chunk = self._engine.wait(self._seq)
+            driver.submit(seq, self)
         except BaseException:
             self.close()
             raise
-        self._finished = chunk.finish_reason is not None
-        return chunk
+
+    def __next__(self) -> Chunk:
+        try:
+            while not self._finished:
+                event = self._unread.take()
+                if self._seq.stalled:
+                    self._driver.wake()
+                if self._finished:
+                    break
+                if isinstance(event, FastLLMError):
+                    raise event
+                if event is not None:
+                    if event.finish_reason is not None:
+                        self._end()
+                    return event
+                if self._seq.ended and not self._unread.pending:
+                    break
+        except BaseException:
+            self.close()
+            raise
+        self._end()
+        raise StopIteration
 
     def cancel(self) -> None:
         """End the answer at the next step; the last chunk says "cancelled". Signal-safe."""
-        self._engine.cancel(self._seq)
+        self._driver.cancel(self._seq)
 
     def close(self) -> None:
         """End the answer and yield nothing more."""
-        self._finished = True
         self.cancel()
+        self._end()
+
+    def _end(self) -> None:
+        self._finished = True
+        self._unread.put(None)  # Who else waits here wakes up, and wakes the next.
 
     def __enter__(self) -> Stream:
         return self
@@ -56,9 +84,72 @@ class Stream(Iterator[Chunk]):
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_seq"):
-            self.close()
+
+class Answer:
+    """A whole answer on its way; ask for it with `result`, end it with `cancel`.
+
+    Forgetting the object ends the request, too.
+    """
+
+    def __init__(
+        self, driver: Driver, seq: Sequence, gathered: Gathered, scorer: PromptScorer | None
+    ) -> None:
+        self._driver, self._seq = driver, seq
+        self._gathered, self._scorer = gathered, scorer
+
+    def submit(self, deadline_s: float | None = None) -> None:
+        """Queue the request; the errors are those of `Driver.submit`."""
+        self._seq.deadline_s = deadline_s
+        self._driver.submit(self._seq, self)
+
+    def check(self) -> None:
+        """Refuse what could never run, before anything is queued."""
+        self._driver.check(self._seq)
+
+    def cancel(self) -> None:
+        """End the answer at the next step, from any thread: it is what there is by then."""
+        self._driver.cancel(self._seq)
+
+    def done(self) -> bool:
+        """True when `result` returns (or raises) at once."""
+        return self._gathered.done
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Wait for the answer and return it.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; the request goes on afterwards, and one may ask again.
+
+        Raises
+        ------
+        TimeoutError
+            It has not come by then.
+        FastLLMError
+            What went wrong with this request.
+        """
+        until_s = None if timeout is None else time.monotonic() + timeout
+        gathered = self._gathered
+        while not gathered.done:
+            left_s = LOOK_UP_S if until_s is None else min(until_s - time.monotonic(), LOOK_UP_S)
+            if not gathered.wait(left_s) and left_s <= 0:
+                raise TimeoutError(f"the answer has not come within {timeout:g} s; it goes on")
+        if gathered.error is not None:
+            raise gathered.error
+        chunks = gathered.chunks
+        params, last = self._seq.params, chunks[-1]
+        return Completion(
+            text="".join(chunk.text for chunk in chunks),
+            token_ids=[i for chunk in chunks for i in chunk.token_ids],
+            finish_reason=last.finish_reason or "cancelled",
+            logprobs=None
+            if params.logprobs is None
+            else [entry for chunk in chunks for entry in chunk.logprobs],
+            prompt_logprobs=self._scorer.logprobs if self._scorer else None,
+            prompt_token_ids=self._seq.token_ids[: self._seq.num_prompt_tokens],
+            timings=last.timings or Timings(),
+        )
 
 
 class PromptScorer:
@@ -87,33 +178,3 @@ class PromptScorer:
         # Rows behind the prompt's last token belong to the answer.
         for row, token_id in zip(rows, following, strict=False):
             self.logprobs.append(token_logprob(row, token_id, self._num_top))
-
-
-class Answer:
-    """Gathers the chunks of one sequence into a `Completion`."""
-
-    def __init__(self, engine: Engine, seq: Sequence, scorer: PromptScorer | None) -> None:
-        self._engine, self._scorer = engine, scorer
-        self._prompt_token_ids = list(seq.token_ids)
-        self.seq = seq
-
-    def result(self) -> Completion:
-        """Wait for the last chunk and return the whole."""
-        text: list[str] = []
-        token_ids: list[int] = []
-        logprobs: list[TokenLogprob] = []
-        while True:
-            chunk = self._engine.wait(self.seq)
-            text.append(chunk.text)
-            token_ids += chunk.token_ids
-            logprobs += chunk.logprobs
-            if chunk.finish_reason is not None:
-                return Completion(
-                    text="".join(text),
-                    token_ids=token_ids,
-                    finish_reason=chunk.finish_reason,
-                    logprobs=None if self.seq.params.logprobs is None else logprobs,
-                    prompt_logprobs=self._scorer.logprobs if self._scorer else None,
-                    prompt_token_ids=self._prompt_token_ids,
-                    timings=chunk.timings or Timings(),
-                )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as ListLike
 from types import TracebackType
@@ -12,14 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastllm.answers import Answer, PromptScorer, Stream
+from fastllm.driver import Driver
 from fastllm.engine import Engine, Runner
 from fastllm.errors import RequestError
+from fastllm.events import Gathered, Unread
 from fastllm.prompts import Message, Prompt, params_list, prompt_list, shielded
 from fastllm.request import Completion, SamplingParams
 from fastllm.sampling import logprobs as lp
-from fastllm.sequence import OnRows, Sequence
+from fastllm.sequence import OnRows, Sequence, Sink
 
 if TYPE_CHECKING:
+    from fastllm.async_answers import AsyncStream, Bell
     from fastllm.chat.template import ChatTemplate
     from fastllm.tokenizer.tokenizer import Tokenizer
 
@@ -113,7 +117,7 @@ class LLM:
     ) -> None:
         self.name = name
         self._runner = runner
-        self._engine = Engine(runner)
+        self._driver = Driver(Engine(runner))
         self._tokenizer = tokenizer
         self._chat_template = chat_template
         eos = set(runner.config.eos_token_ids)
@@ -164,7 +168,7 @@ class LLM:
     @property
     def n_ctx(self) -> int:
         """Tokens that prompt and answer may have together."""
-        return self._engine.max_model_len
+        return self._driver.engine.max_model_len
 
     @property
     def n_threads(self) -> int:
@@ -197,6 +201,8 @@ class LLM:
         self,
         prompts: Prompt | ListLike[Prompt],
         params: SamplingParams | ListLike[SamplingParams] | None = None,
+        *,
+        timeout: float | None = None,
     ) -> list[Completion]:
         """Continue one or more prompts, all in one batch, and return the answers in their order.
 
@@ -206,6 +212,9 @@ class LLM:
             Text is encoded with the model's special tokens around it and none made out of it.
         params : SamplingParams, or one for each prompt
             Default: ``SamplingParams()``.
+        timeout : float, optional
+            Seconds. Answers that are not complete by then end with what they have and the finish
+            reason "cancelled". To give up from another thread, see `submit`.
 
         Raises
         ------
@@ -214,18 +223,36 @@ class LLM:
         ContextLengthError
             A prompt and its answer do not fit in the context. No prompt was computed then.
         """
-        every = prompt_list(prompts)
-        per_prompt = params_list(params, len(every))
-        answers = [self._answer(p, q) for p, q in zip(every, per_prompt, strict=True)]
-        for answer in answers:
-            self._engine.check(answer.seq)
+        answers = self._answers(prompts, params)
         try:
-            for answer in answers:
-                self._engine.submit(answer.seq)
+            _submit(answers, timeout)
             return [answer.result() for answer in answers]
         finally:
             for answer in answers:
-                self._engine.cancel(answer.seq)
+                answer.cancel()
+
+    def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> Answer:
+        """Begin to continue one prompt and return at once.
+
+        The answer comes from ``.result(timeout=None)``; ``.cancel()`` ends it from any thread, and
+        so does forgetting the object.
+
+        Raises
+        ------
+        RequestError, ContextLengthError
+            As `generate`; at once.
+        """
+        answer = self._answer(prompt, params or SamplingParams())
+        answer.submit()
+        return answer
+
+    def submit_chat(
+        self, messages: Iterable[Message], params: SamplingParams | None = None
+    ) -> Answer:
+        """Begin to answer a conversation and return at once: `chat` as `submit`."""
+        answer = self._chat_answer(messages, params)
+        answer.submit()
+        return answer
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
         """Continue one prompt and yield the answer piece by piece.
@@ -244,6 +271,7 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         stream: Literal[False] = False,
+        timeout: float | None = None,
     ) -> Completion: ...
     @overload
     def chat(
@@ -259,6 +287,7 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         stream: bool = False,
+        timeout: float | None = None,
     ) -> Completion | Stream:
         """Answer a conversation, laid out by the model's own chat template.
 
@@ -272,22 +301,25 @@ class LLM:
             template knows.
         stream : bool
             True: return a `Stream` of chunks.
+        timeout : float, optional
+            As in `generate`; a stream is ended by who reads it.
 
         Raises
         ------
         RequestError
             The model has no chat template, or the template refuses the messages.
         """
-        token_ids = self.chat_token_ids(messages)
-        params = params or SamplingParams()
         if stream:
-            return self._stream(token_ids, params, new_text=True)
-        answer = self._answer(token_ids, params, new_text=True)
+            if timeout is not None:
+                raise RequestError("timeout: a stream has none; call its close() when it is late")
+            token_ids = self.chat_token_ids(messages)
+            return self._stream(token_ids, params or SamplingParams(), new_text=True)
+        answer = self._chat_answer(messages, params)
         try:
-            self._engine.submit(answer.seq)
+            _submit([answer], timeout)
             return answer.result()
         finally:
-            self._engine.cancel(answer.seq)
+            answer.cancel()
 
     def chat_token_ids(self, messages: Iterable[Message]) -> list[int]:
         """Return the prompt that `chat` makes of a conversation."""
@@ -298,6 +330,43 @@ class LLM:
         safe = [shielded(dict(m), self.tokenizer.shield) for m in messages]
         text = self._chat_template.render(safe, add_generation_prompt=True)
         return self.tokenizer.encode(text, add_special_tokens=False, parse_special=True)
+
+    # -- for asyncio ---------------------------------------------------------------------------
+    async def agenerate(
+        self,
+        prompts: Prompt | ListLike[Prompt],
+        params: SamplingParams | ListLike[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """Continue one or more prompts: `generate` for asyncio.
+
+        Cancelling the task (``asyncio.timeout``, ``asyncio.wait_for``) ends the requests.
+        """
+        from fastllm.async_answers import Bell  # asyncio is loaded where it is used
+
+        bell = Bell()
+        answers = self._answers(prompts, params, bell)
+        return await self._aresults(answers, bell)
+
+    async def achat(
+        self, messages: Iterable[Message], params: SamplingParams | None = None
+    ) -> Completion:
+        """Answer a conversation: `chat` for asyncio; cancelling the task ends the request."""
+        from fastllm.async_answers import Bell  # asyncio is loaded where it is used
+
+        bell = Bell()
+        answer = self._chat_answer(messages, params, bell)
+        return (await self._aresults([answer], bell))[0]
+
+    async def astream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncStream:
+        """Continue one prompt and return the answer as an asynchronous iterator of chunks."""
+        return self._astream(self._encode(prompt), params or SamplingParams())
+
+    async def astream_chat(
+        self, messages: Iterable[Message], params: SamplingParams | None = None
+    ) -> AsyncStream:
+        """Answer a conversation and return the answer as an asynchronous iterator of chunks."""
+        token_ids = self.chat_token_ids(messages)
+        return self._astream(token_ids, params or SamplingParams(), new_text=True)
 
     # -- for evaluation ------------------------------------------------------------------------
     def logits(self, token_ids: ListLike[int] | NDArray[np.integer]) -> NDArray[np.float32]:
@@ -338,13 +407,19 @@ class LLM:
         return out
 
     def reset(self) -> None:
-        """Forget the KV cache of the last conversation, so that the next prompt starts cold."""
-        self._engine.forget()
+        """Forget the KV cache of the last conversation, so that the next prompt starts cold.
+
+        Answers that run go on.
+        """
+        self._driver.forget()
 
     # -- the end -------------------------------------------------------------------------------
     def close(self) -> None:
-        """Stop the workers and free the weights. Idempotent; later calls raise `RequestError`."""
-        self._engine.close()
+        """Stop the workers and free the weights. Idempotent; later calls raise `RequestError`.
+
+        Takes at most a step: requests that run end with a `RequestError`.
+        """
+        self._driver.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -370,25 +445,78 @@ class LLM:
             ids = [self.bos_token_id]  # Nothing said yet: the model begins by itself.
         return ids
 
-    def _answer(self, prompt: Prompt, params: SamplingParams, *, new_text: bool = False) -> Answer:
+    def _answers(
+        self,
+        prompts: Prompt | ListLike[Prompt],
+        params: SamplingParams | ListLike[SamplingParams] | None,
+        bell: Bell | None = None,
+    ) -> list[Answer]:
+        every = prompt_list(prompts)
+        per_prompt = params_list(params, len(every))
+        return [self._answer(p, q, bell=bell) for p, q in zip(every, per_prompt, strict=True)]
+
+    def _chat_answer(
+        self, messages: Iterable[Message], params: SamplingParams | None, bell: Bell | None = None
+    ) -> Answer:
+        token_ids = self.chat_token_ids(messages)
+        return self._answer(token_ids, params or SamplingParams(), new_text=True, bell=bell)
+
+    def _answer(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        new_text: bool = False,
+        bell: Bell | None = None,
+    ) -> Answer:
         token_ids = self._encode(prompt)
         scorer = None
         if params.prompt_logprobs is not None:
             scorer = PromptScorer(token_ids, params.prompt_logprobs)
-        seq = self._sequence(token_ids, params, scorer, new_text=new_text)
-        return Answer(self._engine, seq, scorer)
+        sink = Gathered(bell.ring if bell else None)
+        seq = self._sequence(token_ids, params, sink, scorer, new_text=new_text)
+        return Answer(self._driver, seq, sink, scorer)
+
+    async def _aresults(self, answers: list[Answer], bell: Bell) -> list[Completion]:
+        try:
+            _submit(answers)
+            for answer in answers:
+                await bell.wait(answer.done)
+            return [answer.result() for answer in answers]
+        finally:
+            for answer in answers:
+                answer.cancel()
 
     def _stream(
         self, token_ids: list[int], params: SamplingParams, *, new_text: bool = False
     ) -> Stream:
+        sink = Unread()
+        return Stream(
+            self._driver, self._streamed(token_ids, params, sink, new_text=new_text), sink
+        )
+
+    def _astream(
+        self, token_ids: list[int], params: SamplingParams, *, new_text: bool = False
+    ) -> AsyncStream:
+        from fastllm.async_answers import AsyncStream, Bell
+
+        bell = Bell()
+        sink = Unread(bell.ring)
+        seq = self._streamed(token_ids, params, sink, new_text=new_text)
+        return AsyncStream(self._driver, seq, sink, bell)
+
+    def _streamed(
+        self, token_ids: list[int], params: SamplingParams, sink: Unread, *, new_text: bool
+    ) -> Sequence:
         if params.prompt_logprobs is not None:
             raise RequestError("prompt_logprobs: a stream has no place for them; use generate")
-        return Stream(self._engine, self._sequence(token_ids, params, new_text=new_text))
+        return self._sequence(token_ids, params, sink, new_text=new_text)
 
     def _sequence(
         self,
         token_ids: list[int],
         params: SamplingParams,
+        sink: Sink,
         on_rows: OnRows | None = None,
         *,
         new_text: bool = False,
@@ -404,12 +532,29 @@ class LLM:
         return Sequence(
             token_ids,
             params,
+            sink,
             eos_token_ids=self._eos_token_ids,
             detokenizer=detokenizer,
             on_rows=on_rows,
         )
 
     def _score(self, token_ids: list[int], on_rows: OnRows) -> None:
-        seq = self._sequence(token_ids, SamplingParams(max_tokens=0), on_rows)
-        for _ in Stream(self._engine, seq):
-            pass
+        sink = Gathered()
+        seq = self._sequence(token_ids, SamplingParams(max_tokens=0), sink, on_rows)
+        answer = Answer(self._driver, seq, sink, None)
+        try:
+            answer.submit()
+            answer.result()
+        finally:
+            answer.cancel()
+
+
+def _submit(answers: list[Answer], timeout: float | None = None) -> None:
+    """Queue all of them or, where one could never run, none."""
+    if timeout is not None and not timeout >= 0:
+        raise RequestError(f"timeout={timeout!r}: must be a number of seconds from 0 up")
+    deadline_s = None if timeout is None else time.perf_counter() + timeout
+    for answer in answers:
+        answer.check()
+    for answer in answers:
+        answer.submit(deadline_s)

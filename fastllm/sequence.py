@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -14,6 +13,7 @@ from fastllm.request import Chunk, FinishReason, SamplingParams, Timings, TokenL
 from fastllm.sampling.logprobs import token_logprob
 from fastllm.sampling.sampler import Sampler
 from fastllm.sampling.stop import StopMatcher
+from fastllm.scheduling.job import Job
 from fastllm.step.batch import Batch
 
 # Takes the position of the first row and float32[n, vocab_size]; must copy what it keeps.
@@ -32,13 +32,28 @@ class Detokenizer(Protocol):
         ...
 
 
-class Sequence:
-    """The state of one request.
+class Sink(Protocol):
+    """Where the events of a sequence go; called by whoever drives the engine, never blocking."""
+
+    @property
+    def full(self) -> bool:
+        """True while enough lies here that nobody took: the sequence computes no further."""
+        ...
+
+    def put(self, event: Chunk | FastLLMError) -> None:
+        """Take a piece of the answer, or why there is none."""
+        ...
+
+
+class Sequence(Job):
+    """One request: a `Job` with what turns its logits into text.
 
     Parameters
     ----------
     prompt_token_ids : iterable of int
     params : SamplingParams
+    sink : Sink
+        Gets every chunk; the last event has a finish reason or is an error.
     eos_token_ids : iterable of int
         Tokens that end the answer.
     detokenizer : Detokenizer or None
@@ -48,45 +63,36 @@ class Sequence:
 
     Attributes
     ----------
-    token_ids : list of int
-        Prompt and answer so far.
-    num_computed_tokens : int
-        Of these, how many are in the KV cache.
-    num_cached_tokens : int
-        Of the prompt, how many were there before this request began.
-    block_table : list of int
-        Its KV blocks, in order of position.
-    rope_regime : int
-        LongRoPE: 0 where they were computed with the short factors, 1 with the long ones.
-    chunks : deque of Chunk
-        Events not yet taken by the caller.
-    error : FastLLMError or None
-        Why it failed.
     cancelled : bool
         Set by anybody; the engine ends it at its next step.
+    owner : callable
+        Returns None once nobody can ask for the answer any more (a weak reference), which ends it
+        like `cancelled`.
+    deadline_s : float or None
+        When it is cancelled, on the clock of the engine.
+    finish_reason : str or None
+        Set once it has ended, with `failed` for an error.
     """
 
     def __init__(
         self,
         prompt_token_ids: Iterable[int],
         params: SamplingParams,
+        sink: Sink,
         *,
         eos_token_ids: Iterable[int] = (),
         detokenizer: Detokenizer | None = None,
         on_rows: OnRows | None = None,
     ) -> None:
-        self.token_ids = [int(i) for i in prompt_token_ids]
-        self.num_prompt_tokens = len(self.token_ids)
+        super().__init__(prompt_token_ids, all_rows=on_rows is not None)
         self.params = params
         self.on_rows = on_rows
-        self.num_computed_tokens = 0
-        self.num_cached_tokens = 0
-        self.block_table: list[int] = []
-        self.rope_regime = 0
-        self.chunks: deque[Chunk] = deque()
-        self.error: FastLLMError | None = None
+        self.sink = sink
         self.cancelled = False
+        self.owner: Callable[[], object] = bool  # somebody
+        self.deadline_s: float | None = None
         self.finish_reason: FinishReason | None = None
+        self.failed = False
         self.submitted_s = 0.0
         self._eos = frozenset(() if params.ignore_eos else eos_token_ids)
         self._sampler = Sampler(params, self.token_ids)
@@ -95,11 +101,6 @@ class Sequence:
         self._rows_seen = 0
         self._started_s = 0.0
         self._first_token_s = 0.0
-
-    @property
-    def num_missing(self) -> int:
-        """Tokens that are known and not computed yet."""
-        return len(self.token_ids) - self.num_computed_tokens
 
     @property
     def num_completion_tokens(self) -> int:
@@ -158,7 +159,7 @@ class Sequence:
         ):
             self.finish("length", now_s, text, (token_id,), logprobs)
         else:
-            self.chunks.append(Chunk(text, (token_id,), None, logprobs))
+            self.sink.put(Chunk(text, (token_id,), None, logprobs))
 
     def finish(
         self,
@@ -177,7 +178,36 @@ class Sequence:
         if self._stop.stopped and reason != "cancelled":
             reason = "stop"
         self.finish_reason = reason
-        self.chunks.append(Chunk(text, token_ids, reason, logprobs, self._timings(now_s)))
+        self.sink.put(Chunk(text, token_ids, reason, logprobs, self._timings(now_s)))
+
+    def fail(self, error: FastLLMError) -> None:
+        """End the answer with an error."""
+        self.failed = True
+        self.sink.put(error)
+
+    @property
+    def ended(self) -> bool:
+        """True after the last event."""
+        return self.failed or self.finish_reason is not None
+
+    def unwanted(self, now_s: float) -> bool:
+        """True when it was cancelled, is late, or nobody is left who could ask for it."""
+        return (
+            self.cancelled
+            or self.owner() is None
+            or (self.deadline_s is not None and now_s >= self.deadline_s)
+        )
+
+    def look(self) -> None:
+        """Stall while its sink is full."""
+        if self.sink.full:
+            self.stalled = True
+            # Who takes an event afterwards sees the flag and wakes the engine; who did before it
+            # was set made room.
+            if not self.sink.full:
+                self.stalled = False
+        else:
+            self.stalled = False
 
     def _timings(self, now_s: float) -> Timings:
         started = self._started_s or now_s

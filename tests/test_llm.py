@@ -8,6 +8,7 @@ import pytest
 
 from fastllm import LLM, SamplingParams, scoring
 from fastllm.errors import ContextLengthError, FormatError, RequestError
+from tests.driven import at_rest
 from tests.fakes import (
     BOS,
     MARK,
@@ -213,8 +214,8 @@ def test_a_stream_can_be_cancelled_closed_and_forgotten():
     next(forgotten)
     del forgotten
     gc.collect()
-    llm.generate("y", GREEDY)
-    assert not llm._engine.running
+    at_rest(llm)  # nobody asks for anything, and yet
+    assert not llm._driver.engine.scheduler.running
 
 
 def test_two_threads_stream_at_once():
