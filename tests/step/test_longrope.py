@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fastllm.engine import Engine
 from fastllm.errors import RequestError
 from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.models.bind import bind
 from fastllm.request import SamplingParams
-from fastllm.sequence import Sequence
 from fastllm.step.runner import Runner
+from tests.by_hand import add, engine_of, finish, sequence
 from tests.golden.cases import case, materialize, materialize_gguf
 from tests.naive.forward import forward
 from tests.naive.weights import weights_of
@@ -50,11 +49,10 @@ def test_an_answer_that_outgrows_the_original_context(model):
     """Each token is what the whole sequence so far asks for, whichever factors it takes."""
     runner, oracle, _ = model
     prompt = CASE.token_ids[: ORIGINAL - 4].tolist()
-    engine = Engine(runner)
-    seq = Sequence(prompt, SamplingParams(temperature=0, max_tokens=12, ignore_eos=True))
-    engine.submit(seq)
-    while engine.wait(seq).finish_reason is None:
-        pass
+    engine = engine_of(runner)
+    seq = sequence(prompt, SamplingParams(temperature=0, max_tokens=12, ignore_eos=True))
+    add(engine, seq)
+    finish(engine, seq)
     for end in range(len(prompt), len(seq.token_ids)):
         assert seq.token_ids[end] == oracle(seq.token_ids[:end])[-1].argmax()
 
