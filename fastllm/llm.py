@@ -17,6 +17,7 @@ from fastllm.driver import Driver
 from fastllm.engine import Engine, Runner
 from fastllm.errors import RequestError
 from fastllm.events import Gathered, Unread
+from fastllm.options import LoadOptions
 from fastllm.prompts import Message, Prompt, params_list, prompt_list, shielded
 from fastllm.request import Completion, SamplingParams
 from fastllm.sampling import logprobs as lp
@@ -50,12 +51,17 @@ class LLM:
         Tokens of a prompt computed per step.
     quant : str, optional
         "q8_0" or "q4_0": quantize float weights while they are loaded.
+    kv_type : str, optional
+        Type of the KV cache's values, "f16" or "f32". Default: "f16", but "f32" for a model whose
+        matrices are all float32.
     progress : callable, optional
         Called with a label and a fraction from 0 to 1 while the model is fetched, kernels are
         built and weights are read.
 
     Raises
     ------
+    RequestError
+        A parameter that cannot be; the text names it, its value and what is allowed.
     ModelNotFoundError, DownloadError
         No such model; it could not be fetched.
     FormatError, UnsupportedError
@@ -78,21 +84,13 @@ class LLM:
         n_ctx: int | None = None,
         n_batch: int = 512,
         quant: str | None = None,
+        kv_type: str | None = None,
         progress: Progress | None = None,
     ) -> None:
-        for name, value in (("n_threads", n_threads), ("n_ctx", n_ctx), ("n_batch", n_batch)):
-            if value is not None and value < 1:
-                raise RequestError(f"{name}={value}: must be a whole number from 1 up")
+        options = LoadOptions(n_threads, n_ctx, n_batch, quant, kv_type)
         from fastllm import loading
 
-        parts = loading.load(
-            model,
-            n_threads=n_threads,
-            n_ctx=n_ctx,
-            n_batch=n_batch,
-            quant=quant,
-            progress=progress,
-        )
+        parts = loading.load(model, options, progress)
         self._join(parts.runner, parts.tokenizer, parts.chat_template, str(model))
 
     @classmethod

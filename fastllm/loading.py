@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastllm.errors import ModelNotFoundError, RequestError
 from fastllm.hub.resolve import resolve
+from fastllm.options import LoadOptions
 
 if TYPE_CHECKING:
     from fastllm.chat.template import ChatTemplate
@@ -29,15 +30,9 @@ class Parts:
 
 
 def load(
-    model: str | os.PathLike[str],
-    *,
-    n_threads: int | None,
-    n_ctx: int | None,
-    n_batch: int,
-    quant: str | None,
-    progress: Progress | None,
+    model: str | os.PathLike[str], options: LoadOptions, progress: Progress | None = None
 ) -> Parts:
-    """Find, open and load a model; see `fastllm.LLM` for the parameters and errors."""
+    """Find, open and load a model; see `fastllm.LLM` for the errors."""
     from fastllm.chat.template import template_of
     from fastllm.step.runner import Runner
     from fastllm.tokenizer.tokenizer import tokenizer_of
@@ -49,14 +44,7 @@ def load(
     except ModelNotFoundError:
         tokenizer = None  # The model works with token ids; `LLM.tokenizer` says what is missing.
     template = template_of(checkpoint)
-    runner = Runner(
-        checkpoint,
-        n_ctx=n_ctx,
-        n_threads=n_threads,
-        max_batch_tokens=n_batch,
-        quant=quant,
-        progress=progress,
-    )
+    runner = Runner(checkpoint, options, progress=progress)
     return Parts(runner, tokenizer, template)
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from fastllm import LLM, SamplingParams, errors
+from fastllm.options import LoadOptions
 from tests import tiny_gguf
 from tests.fakes import FakeRunner
 
@@ -11,11 +12,11 @@ from tests.fakes import FakeRunner
 def runners(monkeypatch):
     made = []
 
-    def build(checkpoint, *, progress, max_batch_tokens, n_ctx, n_threads, quant):
+    def build(checkpoint, options, *, progress):
         runner = FakeRunner(
-            n_ctx or 64, max_batch_tokens=max_batch_tokens, vocab_size=tiny_gguf.VOCAB
+            options.n_ctx or 64, max_batch_tokens=options.n_batch, vocab_size=tiny_gguf.VOCAB
         )
-        runner.options = (checkpoint.path, max_batch_tokens, n_ctx, n_threads, quant)
+        runner.loaded = (checkpoint.path, options)
         runner.model = lambda history: [float(i == 5) for i in range(tiny_gguf.VOCAB)]
         made.append(runner)
         return runner
@@ -26,7 +27,7 @@ def runners(monkeypatch):
 
 def test_a_model_without_a_tokenizer_loads_for_token_ids(tmp_path, runners):
     path = tiny_gguf.write(tmp_path / "m.gguf")
-    with LLM(path, n_threads=3, n_ctx=32, n_batch=8, quant="q8_0") as llm:
+    with LLM(path, n_threads=3, n_ctx=32, n_batch=8, quant="q8_0", kv_type="f32") as llm:
         assert llm.generate([[1, 2]], SamplingParams(temperature=0, max_tokens=2))[0].token_ids == [
             5,
             5,
@@ -34,7 +35,7 @@ def test_a_model_without_a_tokenizer_loads_for_token_ids(tmp_path, runners):
         with pytest.raises(errors.RequestError, match=r"m\.gguf has no tokenizer"):
             llm.generate("text")
         assert not llm.has_chat_template
-    assert runners[0].options == (str(path), 8, 32, 3, "q8_0")
+    assert runners[0].loaded == (str(path), LoadOptions(3, 32, 8, "q8_0", "f32"))
 
 
 def test_a_model_with_a_tokenizer_speaks(tmp_path, runners):

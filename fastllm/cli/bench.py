@@ -62,6 +62,7 @@ class Result:
 @options.threads
 @options.batch
 @options.quant
+@options.kv_type
 @options.verbose
 def command(
     model: str,
@@ -72,12 +73,15 @@ def command(
     n_threads: int | None,
     n_batch: int,
     quant: str | None,
+    kv_type: str | None,
 ) -> None:
     """Measure how fast MODEL reads a prompt (-p) and generates (-n)."""
     if not n_prompt and not n_gen:
         raise click.UsageError("nothing to measure: -p and -n are both 0")
     n_ctx = max((*n_prompt, *n_gen)) + 1
-    with loaded(model, n_threads=n_threads, n_ctx=n_ctx, n_batch=n_batch, quant=quant) as llm:
+    with loaded(
+        model, n_threads=n_threads, n_ctx=n_ctx, n_batch=n_batch, quant=quant, kv_type=kv_type
+    ) as llm:
         results = [_measure(llm, "pp", n, repetitions) for n in n_prompt]
         results += [_measure(llm, "tg", n, repetitions) for n in n_gen]
         if output == "json":

@@ -20,6 +20,7 @@ def loaded(
     n_ctx: int | None = None,
     n_batch: int = 512,
     quant: str | None = None,
+    kv_type: str | None = None,
 ) -> Iterator[LLM]:
     """Give the loaded model, and close it at the end."""
     from fastllm.llm import LLM
@@ -31,6 +32,7 @@ def loaded(
             n_ctx=n_ctx,
             n_batch=n_batch,
             quant=quant,
+            kv_type=kv_type,
             progress=progress,
         )
     with llm:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from fastllm.options import KV_TYPES
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -49,6 +51,11 @@ quant = click.option(
     type=click.Choice(["q8_0", "q4_0"]),
     help="Quantize float weights while they are loaded.",
 )
+kv_type = click.option(
+    "--kv-type",
+    type=click.Choice(KV_TYPES),
+    help="Type of the KV cache. Default: f16; f32 for a model that is all F32.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
 _SAMPLING = (
@@ -70,8 +77,8 @@ _SAMPLING = (
 
 
 def model_options(command: F) -> F:
-    """Add what loading a model takes: -t -c -b --quant -v."""
-    for option in (verbose, quant, batch, context, threads):
+    """Add what loading a model takes: -t -c -b --quant --kv-type -v."""
+    for option in (verbose, kv_type, quant, batch, context, threads):
         command = option(command)
     return command
 

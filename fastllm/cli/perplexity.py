@@ -31,6 +31,7 @@ from fastllm.errors import RequestError
 @options.threads
 @options.batch
 @options.quant
+@options.kv_type
 @options.verbose
 def command(
     model: str,
@@ -41,6 +42,7 @@ def command(
     n_threads: int | None,
     n_batch: int,
     quant: str | None,
+    kv_type: str | None,
 ) -> None:
     """Score FILE ("-" is stdin) with MODEL and print its perplexity.
 
@@ -51,7 +53,9 @@ def command(
     from fastllm.scoring import perplexity
 
     text = text_input.file(file)
-    with loaded(model, n_threads=n_threads, n_ctx=n_ctx, n_batch=n_batch, quant=quant) as llm:
+    with loaded(
+        model, n_threads=n_threads, n_ctx=n_ctx, n_batch=n_batch, quant=quant, kv_type=kv_type
+    ) as llm:
         token_ids = llm.tokenizer.encode(text, add_special_tokens=False, parse_special=False)
         if tokens is not None and tokens > len(token_ids):
             raise RequestError(f"--tokens {tokens}: {file} has only {len(token_ids)} tokens")

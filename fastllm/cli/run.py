@@ -45,6 +45,7 @@ def command(
     n_ctx: int | None,
     n_batch: int,
     quant: str | None,
+    kv_type: str | None,
 ) -> None:
     """Answer PROMPT, or what comes on stdin, or chat.
 
@@ -63,7 +64,9 @@ def command(
     interactive = prompt is None and sys.stdin.isatty()
     # Before the load: wrong input is refused at once.
     text = "" if interactive else _text(prompt)
-    with loaded(model, n_threads=n_threads, n_ctx=n_ctx, n_batch=n_batch, quant=quant) as llm:
+    with loaded(
+        model, n_threads=n_threads, n_ctx=n_ctx, n_batch=n_batch, quant=quant, kv_type=kv_type
+    ) as llm:
         verbose = options.is_verbose(ctx)
         if verbose:
             print(f"{llm!r}, {llm.isa}, loaded in {llm.load_s:.2f} s", file=sys.stderr)

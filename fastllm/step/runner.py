@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from fastllm.cache.kv_cache import (
     BLOCK_SIZE,
-    VALUE_BYTES,
     KVCache,
     block_bytes,
     padded_head_dim,
@@ -34,6 +33,7 @@ from fastllm.machine.cpus import default_threads, usable_cpus
 from fastllm.machine.memory import available_bytes
 from fastllm.models.bind import BoundModel, bind
 from fastllm.models.rope import short_context
+from fastllm.options import LoadOptions
 from fastllm.step.batch import Batch
 from fastllm.step.buffers import Buffers, Rows
 from fastllm.step.embedding import RowReader
@@ -58,19 +58,10 @@ class Runner:
     Parameters
     ----------
     checkpoint : Checkpoint
-    n_ctx : int, optional
-        Positions a sequence may have; default: the model's own, at most 8192.
-    n_threads : int, optional
-        Default: the CPUs this process may use (affinity, cgroup quota, physical cores).
-    max_batch_tokens : int
-        Tokens of a batch.
-    quant : str, optional
-        Convert float matrices to this format while loading.
+    options : LoadOptions, optional
+        Threads, context, tokens of a batch, quantization, type of the KV cache.
     num_blocks : int, optional
         KV blocks of 64 tokens; default: enough for one sequence of n_ctx.
-    kv_type : str, optional
-        "f16" or "f32"; default: f32 for a model whose matrices are all f32 (it was loaded to be
-        compared), else f16.
     progress : callable, optional
         Called with (what, share done).
 
@@ -92,36 +83,33 @@ class Runner:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        options: LoadOptions | None = None,
         *,
-        n_ctx: int | None = None,
-        n_threads: int | None = None,
-        max_batch_tokens: int = 512,
-        quant: str | None = None,
         num_blocks: int | None = None,
-        kv_type: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         started = time.perf_counter()
+        options = options or LoadOptions()
         model = bind(checkpoint)
         decoder = model.decoder
         self.config = decoder.config
         self.vocab_size = decoder.config.vocab_size
-        self.n_threads = _checked_threads(n_threads)
-        self.n_ctx = _checked_context(model, n_ctx)
+        self.n_threads = options.n_threads or default_threads()
+        self.n_ctx = _checked_context(model, options.n_ctx)
         self.block_size = BLOCK_SIZE
         self.num_blocks = num_blocks or -(-self.n_ctx // BLOCK_SIZE)
-        self.max_batch_tokens = max_batch_tokens
+        self.max_batch_tokens = options.n_batch
         road = choose_road()
         self.isa = road.name
-        formats = _formats(model, quant)
+        formats = _formats(model, options.quant)
         units = ["step", "pack", "pick", *(f"mm_{name}" for name in formats)]
         built = objects.addresses(units, road, progress)
         functions = {name: built[f"mm_{name}"] for name in formats}
         self._weights = Weights(
-            model, objects.callable_at(built["pack"], PACK_ARGS), quant, progress
+            model, objects.callable_at(built["pack"], PACK_ARGS), options.quant, progress
         )
         self.model_bytes = self._weights.nbytes
-        self.kv_type = _checked_kv_type(kv_type, formats)
+        self.kv_type = options.kv_type or ("f32" if formats == ["f32"] else "f16")
         self._check_budget(model)
         self._cache = KVCache(decoder, self.num_blocks, self.kv_type)
         self._embed = RowReader(model.matrix(decoder.embed.weight))
@@ -138,7 +126,7 @@ class Runner:
             if a.rope is not None
         }
         self._decoder = decoder
-        self._buffers = Buffers(max_batch_tokens)
+        self._buffers = Buffers(self.max_batch_tokens)
         head = self._weights.matrices[decoder.lm_head.weight]
         self._logits = _aligned_rows(MAX_LOGIT_ROWS, head.padded_rows)
         logits = Rows(self._logits.ctypes.data, self._logits.strides[0])
@@ -408,29 +396,13 @@ def _float_rows(buffers: Buffers, name: str, stride: int) -> NDArray[np.float32]
     return rows.reshape(-1, stride // 4)
 
 
-def _checked_threads(n_threads: int | None) -> int:
-    if n_threads is None:
-        return default_threads()
-    if not 1 <= n_threads <= 1024:
-        raise RequestError(f"{n_threads} threads; choose 1 to 1024")
-    return n_threads
-
-
 def _checked_context(model: BoundModel, n_ctx: int | None) -> int:
     own = model.decoder.config.max_position_embeddings
-    if n_ctx is None or n_ctx == 0:
+    if n_ctx is None:
         return min(own, DEFAULT_N_CTX)
-    if n_ctx < 1 or n_ctx > own:
-        raise RequestError(f"a context of {n_ctx} tokens; the model allows 1 to {own}")
+    if n_ctx > own:
+        raise RequestError(f"n_ctx={n_ctx}: the model allows 1 to {own} tokens (-c)")
     return n_ctx
-
-
-def _checked_kv_type(kv_type: str | None, formats: list[str]) -> str:
-    if kv_type is None:
-        return "f32" if formats == ["f32"] else "f16"
-    if kv_type not in VALUE_BYTES:
-        raise RequestError(f"kv_type={kv_type!r}; choose {' or '.join(VALUE_BYTES)}")
-    return kv_type
 
 
 def _formats(model: BoundModel, quant: str | None) -> list[str]:

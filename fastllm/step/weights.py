@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastllm.errors import RequestError, UnsupportedError
+from fastllm.errors import UnsupportedError
 from fastllm.flash.arena import Arena
 from fastllm.flash.reader import FileReader
 from fastllm.kernels.layouts import LAYOUTS, ROWS, PanelLayout
@@ -16,12 +16,11 @@ from fastllm.kernels.moves import move_table
 from fastllm.models import roles
 from fastllm.models.bind import BoundModel, MatrixSource
 from fastllm.models.layers import Norm, walk
-from fastllm.quants import QUANTIZABLE, dequantize, quantize
+from fastllm.quants import dequantize, quantize
 from fastllm.quants.blocks import row_bytes
 
 SLOT_BYTES = 4 << 20  # of the read ring: large enough for the disk's full rate
 _FLOATS = ("f32", "f16", "bf16")
-QUANTS = tuple(name for name in QUANTIZABLE if name in LAYOUTS)
 
 Progress = Callable[[str, float], None]
 Pack = Callable[..., int]
@@ -182,11 +181,7 @@ def packed_types(model: BoundModel, quant: str | None) -> dict[str, str]:
     ------
     UnsupportedError
         A matrix of a type without kernels, named.
-    RequestError
-        `quant` is no format to quantize to.
     """
-    if quant is not None and quant not in QUANTS:
-        raise RequestError(f"quant={quant!r}; choose one of {', '.join(QUANTS)}")
     return {
         role: _packed_type(role, model.matrix(role), quant)
         for role in roles.multiplied(model.decoder)

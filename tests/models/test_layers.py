@@ -22,8 +22,8 @@ from fastllm.models.layers import (
     mixers,
     walk,
 )
-from fastllm.step.runner import Runner
 from tests.golden.cases import case, cases, materialize
+from tests.step.models import runner_of
 
 
 def decoder_of(name):
@@ -127,4 +127,4 @@ def test_a_mixer_without_kernels_is_refused(tmp_path, monkeypatch):
     )
     monkeypatch.setattr("fastllm.step.runner.bind", lambda _: bound)
     with pytest.raises(UnsupportedError, match="'experts' have no kernels"):
-        Runner(checkpoint, n_threads=1)
+        runner_of(checkpoint, n_threads=1)

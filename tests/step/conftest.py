@@ -9,6 +9,7 @@ import pytest
 
 from fastllm.formats.checkpoint import Checkpoint
 from fastllm.step.runner import Runner
+from tests.step.models import runner_of
 
 Load = Callable[..., Runner]
 
@@ -19,7 +20,7 @@ def load() -> Iterator[Load]:
     runners = []
 
     def loaded(checkpoint: Checkpoint, **options: Any) -> Runner:
-        runners.append(Runner(checkpoint, **options))
+        runners.append(runner_of(checkpoint, **options))
         return runners[-1]
 
     yield loaded

@@ -12,10 +12,19 @@ import numpy as np
 from fastllm.formats.checkpoint import Checkpoint, open_checkpoint
 from fastllm.formats.gguf_writer import NewTensor, write_gguf
 from fastllm.kernels.layouts import native_unit_columns
+from fastllm.options import LoadOptions
+from fastllm.step.runner import Runner
 from tests.golden.cases import Case, case, materialize
 from tests.kernels.samples import random_rows
 
 VOCAB = 150
+
+
+def runner_of(
+    checkpoint: Checkpoint, *, num_blocks: int | None = None, progress: Any = None, **options: Any
+) -> Runner:
+    """A runner; `options` are those of `LoadOptions`."""
+    return Runner(checkpoint, LoadOptions(**options), num_blocks=num_blocks, progress=progress)
 
 
 def golden(name: str, folder: Path, **config: Any) -> tuple[Checkpoint, Case]:

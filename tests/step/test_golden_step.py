@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from fastllm.formats.checkpoint import open_checkpoint
-from fastllm.step.runner import Runner
 from tests.golden.cases import cases, materialize, materialize_gguf
 from tests.golden.saved import EVERY, NUM_TOKENS, families, saved
 from tests.golden.saved import materialize as materialize_saved
 from tests.step.batches import Part, assert_same_bits, feed, feed_cut, regime_of
+from tests.step.models import runner_of
 
 # Largest difference allowed, in units of the logits' standard deviation.
 TOLERANCE = 2e-4
@@ -21,7 +21,7 @@ BLOCKS = (3, 1)
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_logits_are_those_of_transformers(case, write, tmp_path):
     checkpoint = open_checkpoint(write(case, tmp_path / "model"))
-    runner = Runner(checkpoint, n_threads=2, n_ctx=case.n_ctx, num_blocks=4)
+    runner = runner_of(checkpoint, n_threads=2, n_ctx=case.n_ctx, num_blocks=4)
     try:
         ids = case.token_ids
         regime = regime_of(runner, len(ids))
@@ -37,7 +37,7 @@ def test_logits_are_those_of_transformers(case, write, tmp_path):
 @pytest.mark.parametrize("family", families())
 def test_checkpoints_as_transformers_saves_them(family, tmp_path):
     model = saved(family)[0]
-    runner = Runner(open_checkpoint(materialize_saved(model, tmp_path / "model")), n_threads=2)
+    runner = runner_of(open_checkpoint(materialize_saved(model, tmp_path / "model")), n_threads=2)
     try:
         logits = feed(runner, Part(model.token_ids, 0, [0]), rows=[NUM_TOKENS - 1])[0, ::EVERY]
         assert np.abs(logits - model.logits).max() / model.logits.std() <= TOLERANCE
@@ -50,7 +50,7 @@ def test_half_precision_keys_and_values_are_close(name, tmp_path):
     from tests.step.models import golden
 
     checkpoint, case = golden(name, tmp_path / "model")
-    runner = Runner(checkpoint, n_threads=1, n_ctx=case.n_ctx, kv_type="f16")
+    runner = runner_of(checkpoint, n_threads=1, n_ctx=case.n_ctx, kv_type="f16")
     try:
         logits = feed(runner, Part(case.token_ids, 0, [0]))
         difference = np.abs(logits - case.logits).max() / case.logits.std()

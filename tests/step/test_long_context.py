@@ -38,9 +38,7 @@ def ids():
 
 @pytest.fixture(scope="module", params=["f32", "f16"])
 def model(request, checkpoint, load, ids):
-    runner = load(
-        checkpoint, n_threads=2, num_blocks=24, max_batch_tokens=LENGTH, kv_type=request.param
-    )
+    runner = load(checkpoint, n_threads=2, num_blocks=24, n_batch=LENGTH, kv_type=request.param)
     return runner, feed(runner, Part(ids, 0, BLOCKS))
 
 

@@ -9,12 +9,12 @@ from fastllm.errors import RequestError
 from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.models.bind import bind
 from fastllm.request import SamplingParams
-from fastllm.step.runner import Runner
 from tests.by_hand import add, engine_of, finish, sequence
 from tests.golden.cases import case, materialize, materialize_gguf
 from tests.naive.forward import forward
 from tests.naive.weights import weights_of
 from tests.step.batches import Part, assert_same_bits, batch_of, feed, feed_cut
+from tests.step.models import runner_of
 
 CASE = case("phi3-longrope-long")
 ORIGINAL = CASE.config["original_max_position_embeddings"]
@@ -58,7 +58,7 @@ def test_an_answer_that_outgrows_the_original_context(model):
 
 
 def test_a_context_within_the_original_knows_short_factors_only(model):
-    runner = Runner(model[2], n_threads=1, n_ctx=ORIGINAL)
+    runner = runner_of(model[2], n_threads=1, n_ctx=ORIGINAL)
     try:
         part = Part(CASE.token_ids[:4], 0, [0])
         assert_same_bits(feed(runner, part), feed(model[0], part))

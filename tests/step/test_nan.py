@@ -5,10 +5,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fastllm.formats.checkpoint import open_checkpoint
-from fastllm.step.runner import Runner
 from tests.golden.cases import case, materialize
 from tests.step.batches import Part, feed
-from tests.step.models import quantized
+from tests.step.models import quantized, runner_of
 
 VOCAB = 131
 MATRICES = (
@@ -36,7 +35,7 @@ def damaged(folder, name, row, column, value):
 @pytest.mark.parametrize("name", MATRICES)
 def test_a_nan_weight_gives_nan_logits(tmp_path, name, quant):
     checkpoint = damaged(tmp_path / "model", name, 5, 7, np.nan)
-    runner = Runner(checkpoint, n_threads=1, quant=quant)
+    runner = runner_of(checkpoint, n_threads=1, quant=quant)
     try:
         # attention may look away from a NaN key's head, but not at the token itself
         assert np.isnan(feed(runner, Part(range(40), 0, [0]))).all()
@@ -47,7 +46,7 @@ def test_a_nan_weight_gives_nan_logits(tmp_path, name, quant):
 
 def test_a_nan_in_the_head_is_one_logit(tmp_path):
     checkpoint = damaged(tmp_path / "model", "lm_head.weight", 5, 7, np.nan)
-    runner = Runner(checkpoint, n_threads=1)
+    runner = runner_of(checkpoint, n_threads=1)
     try:
         logits = feed(runner, Part(range(20), 0, [0]))
         assert (np.isnan(logits) == (np.arange(VOCAB) == 5)).all()
@@ -57,7 +56,7 @@ def test_a_nan_in_the_head_is_one_logit(tmp_path):
 
 def test_a_nan_embedding_is_seen_from_its_token_on(tmp_path):
     checkpoint = damaged(tmp_path / "model", "model.embed_tokens.weight", 7, 3, np.nan)
-    runner = Runner(checkpoint, n_threads=1, num_blocks=2)
+    runner = runner_of(checkpoint, n_threads=1, num_blocks=2)
     try:
         nan = np.isnan(feed(runner, Part([1, 2, 3, 7, 4, 5], 0, [0]))).all(axis=1)
         assert nan.tolist() == [False] * 3 + [True] * 3
@@ -76,7 +75,7 @@ def test_a_nan_scale_gives_nan_logits(tmp_path, type_):
     with open(tensor.path, "r+b") as file:
         file.seek(tensor.offset + at)
         file.write(np.float16(np.nan).tobytes())
-    runner = Runner(open_checkpoint(tensor.path), n_threads=1)
+    runner = runner_of(open_checkpoint(tensor.path), n_threads=1)
     try:
         assert np.isnan(feed(runner, Part(range(20), 0, [0]))).all()
     finally:

@@ -6,12 +6,11 @@ import pytest
 from fastllm.errors import UnsupportedError
 from fastllm.kernels.layouts import LAYOUTS
 from fastllm.models.bind import bind
-from fastllm.step.runner import Runner
 from tests.kernels.samples import FLOATS
 from tests.naive.forward import forward
 from tests.naive.weights import weights_of
 from tests.step.batches import Part, assert_same_bits, feed, feed_cut
-from tests.step.models import VOCAB, quantized
+from tests.step.models import VOCAB, quantized, runner_of
 
 # Root mean square of the difference, in units of the logits' standard deviation. Activations are
 # rounded to 8 bits with a scale per 32 (block32) or per 256 values (K-quants), keys and values to
@@ -56,7 +55,7 @@ def test_many_heads_share_a_kv_head(load, tmp_path, num_heads):
 def test_more_heads_than_are_built(tmp_path):
     checkpoint = quantized(tmp_path / "model.gguf", "f32", heads=(129, 2))
     with pytest.raises(UnsupportedError, match="129 query heads share a kv head; at most 128"):
-        Runner(checkpoint)
+        runner_of(checkpoint)
 
 
 def difference(load, checkpoint):

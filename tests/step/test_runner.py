@@ -13,10 +13,10 @@ import pytest
 from fastllm.errors import BudgetError, RequestError
 from fastllm.kernels.road import choose_road
 from fastllm.step import runner as module
-from fastllm.step.runner import MAX_LOGIT_ROWS, Runner
+from fastllm.step.runner import MAX_LOGIT_ROWS
 from tests.golden.cases import case, materialize
 from tests.step.batches import Part, assert_same_bits, batch_of, feed
-from tests.step.models import golden, quantized
+from tests.step.models import golden, quantized, runner_of
 
 VOCAB, N_CTX = 131, 64
 
@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runner(load, checkpoint):
-    return load(checkpoint, n_threads=2, num_blocks=4, max_batch_tokens=50)
+    return load(checkpoint, n_threads=2, num_blocks=4, n_batch=50)
 
 
 def ints(*values):
@@ -82,26 +82,15 @@ def test_the_last_position_is_allowed(runner):
 
 
 # --------------------------------------------------------------------------- loading
-@pytest.mark.parametrize(
-    ("options", "error", "text"),
-    [
-        ({"n_ctx": 65}, RequestError, "65 tokens.* 1 to 64"),
-        ({"n_ctx": -1}, RequestError, "1 to 64"),
-        ({"n_threads": 0}, RequestError, "0 threads"),
-        ({"n_threads": 5000}, RequestError, "5000 threads"),
-        ({"kv_type": "q8"}, RequestError, "f16 or f32"),
-    ],
-    ids=str,
-)
-def test_options_that_cannot_be(checkpoint, options, error, text):
-    with pytest.raises(error, match=text):
-        Runner(checkpoint, **options)
+def test_a_context_beyond_the_model(checkpoint):
+    with pytest.raises(RequestError, match=r"n_ctx=65: .* 1 to 64"):
+        runner_of(checkpoint, n_ctx=65)
 
 
 def test_a_cache_larger_than_memory(checkpoint, monkeypatch):
     monkeypatch.setattr(module, "available_bytes", lambda: 1000)
     with pytest.raises(BudgetError, match=r"64 tokens.*-c"):
-        Runner(checkpoint)
+        runner_of(checkpoint)
 
 
 def test_what_a_runner_tells(checkpoint, load):
@@ -118,7 +107,7 @@ def test_what_a_runner_tells(checkpoint, load):
 
 # --------------------------------------------------------------------------- closing
 def test_close(checkpoint):
-    runner = Runner(checkpoint, n_threads=3)
+    runner = runner_of(checkpoint, n_threads=3)
     feed(runner, Part([1, 2], 0, [0]))
     before = threading.active_count()
     runner.close()
@@ -129,12 +118,12 @@ def test_close(checkpoint):
 
 
 def test_close_without_a_step(checkpoint):
-    Runner(checkpoint, n_threads=2).close()
+    runner_of(checkpoint, n_threads=2).close()
 
 
 def test_the_file_may_go_once_it_is_loaded(tmp_path):
     path = tmp_path / "model.gguf"
-    runner = Runner(quantized(path, "q4_0"), n_threads=1)
+    runner = runner_of(quantized(path, "q4_0"), n_threads=1)
     try:
         before = feed(runner, Part([1, 2, 3], 0, [0]))
         path.unlink()
@@ -150,11 +139,11 @@ def test_a_runner_that_is_only_dropped(python, tmp_path):
 import gc
 import numpy as np
 from fastllm.formats.checkpoint import open_checkpoint
-from fastllm.step.runner import Runner
 from tests.step.batches import Part, assert_same_bits, feed
+from tests.step.models import runner_of
 checkpoint, known = open_checkpoint({str(folder)!r}), None
 for _ in range(40):
-    runner = Runner(checkpoint, n_threads=3)
+    runner = runner_of(checkpoint, n_threads=3)
     for _ in range(5):
         logits = feed(runner, Part(range(40), 0, [0]))
         known = logits if known is None else known
@@ -201,7 +190,7 @@ def test_one_runner_from_two_threads(checkpoint, load):
 def test_other_threads_run_while_it_computes(tmp_path, monkeypatch):
     """The GIL is free inside the native call, or no other thread could count meanwhile."""
     checkpoint = quantized(tmp_path / "model.gguf", "q4_k", context=512)
-    runner = Runner(checkpoint, n_threads=1, max_batch_tokens=512)
+    runner = runner_of(checkpoint, n_threads=1, n_batch=512)
     counter, stop, during = [0], threading.Event(), []
     entry = runner._workers._crew.entry
 
@@ -234,13 +223,13 @@ def test_other_threads_run_while_it_computes(tmp_path, monkeypatch):
 FORK = """
 import os
 from fastllm.formats.checkpoint import open_checkpoint
-from fastllm.step.runner import Runner
 from tests.step.batches import Part, assert_same_bits, feed
+from tests.step.models import runner_of
 
 def ask():
     return feed(runner, Part(range(40), 0, [0]))
 
-runner = Runner(open_checkpoint({path!r}), n_threads=3)
+runner = runner_of(open_checkpoint({path!r}), n_threads=3)
 known = ask() if {ran_before} else None
 for _ in range(3):
     child = os.fork()

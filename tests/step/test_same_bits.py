@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastllm.kernels.layouts import LAYOUTS
 from fastllm.step.runner import MAX_LOGIT_ROWS, Runner
 from tests.step.batches import Part, assert_same_bits, batch_of, feed, feed_cut
-from tests.step.models import VOCAB, golden, quantized
+from tests.step.models import VOCAB, golden, quantized, runner_of
 
 # (golden model, type of keys and values): norms, caps, windows, biases, parallel layers, partly
 # rotated heads
@@ -100,7 +100,7 @@ def test_beside_other_sequences(model, sequences, blocks):
 
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_number_of_threads(model, n_threads):
-    runner = Runner(model.checkpoint, n_threads=n_threads, **model.options)
+    runner = runner_of(model.checkpoint, n_threads=n_threads, **model.options)
     try:
         assert_same_bits(feed(runner, Part(model.ids, 0, [1])), model.logits)
         assert_same_bits(feed_cut(runner, model.ids, [30, 33, 34], [1]), model.logits)
@@ -143,7 +143,7 @@ def test_what_a_block_held_before_does_not_matter(model):
 @pytest.mark.parametrize("prefetch", ["0", "1"])
 def test_prefetch(model, monkeypatch, prefetch):
     monkeypatch.setenv("FASTLLM_PREFETCH", prefetch)
-    runner = Runner(model.checkpoint, n_threads=1, **model.options)
+    runner = runner_of(model.checkpoint, n_threads=1, **model.options)
     try:
         assert_same_bits(feed_cut(runner, model.ids, [38, 39, 40], [1]), model.logits)
     finally:
@@ -152,9 +152,7 @@ def test_prefetch(model, monkeypatch, prefetch):
 
 @pytest.mark.parametrize("max_batch_tokens", [1, 7])
 def test_small_batches_only(model, max_batch_tokens):
-    runner = Runner(
-        model.checkpoint, n_threads=2, max_batch_tokens=max_batch_tokens, **model.options
-    )
+    runner = runner_of(model.checkpoint, n_threads=2, n_batch=max_batch_tokens, **model.options)
     try:
         cuts = range(0, LENGTH, max_batch_tokens)
         assert_same_bits(feed_cut(runner, model.ids, cuts, [1]), model.logits)

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from fastllm.step.runner import Runner
 from tests.kernels.samples import FLOATS, POSSIBLE_ROADS
 from tests.step.batches import Part, assert_same_bits, feed, feed_cut
-from tests.step.models import VOCAB, golden, quantized
+from tests.step.models import VOCAB, golden, quantized, runner_of
 
 # Largest difference where nothing is rounded to codes, in units of the logits' deviation.
 CLOSE_FLOAT = 1e-3
@@ -30,7 +29,7 @@ def model(request, tmp_path_factory):
     ids = np.random.default_rng(0).integers(0, vocab, 35).astype(np.int32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTLLM_ROAD", POSSIBLE_ROADS[0].name)
-        runner = Runner(checkpoint, n_threads=2, n_ctx=64, num_blocks=2, kv_type="f32")
+        runner = runner_of(checkpoint, n_threads=2, n_ctx=64, num_blocks=2, kv_type="f32")
         logits = feed(runner, Part(ids, 0, [0]))
         runner.close()
     return checkpoint, ids, logits, is_float
@@ -41,7 +40,7 @@ def model(request, tmp_path_factory):
 def test_roads_agree(model, road, kv_type, monkeypatch):
     checkpoint, ids, expected, is_float = model
     monkeypatch.setenv("FASTLLM_ROAD", road.name)
-    runner = Runner(checkpoint, n_threads=2, n_ctx=64, num_blocks=2, kv_type=kv_type)
+    runner = runner_of(checkpoint, n_threads=2, n_ctx=64, num_blocks=2, kv_type=kv_type)
     try:
         assert runner.isa == road.name
         logits = feed(runner, Part(ids, 0, [1]))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fastllm.errors import FormatError, RequestError
+from fastllm.errors import FormatError
 from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.kernels import objects
 from fastllm.kernels.interpreter_codes import PACK_ARGS
@@ -13,7 +13,6 @@ from fastllm.kernels.layouts import LAYOUTS, pack_reference
 from fastllm.models.bind import MatrixSource, RowSegment, bind
 from fastllm.quants import quantize
 from fastllm.step import weights as module
-from fastllm.step.runner import Runner
 from fastllm.step.weights import Weights, packed_types
 from tests.golden.cases import case, materialize
 from tests.naive.weights import weights_of
@@ -161,15 +160,6 @@ def test_a_matrix_of_pieces_in_two_files(opened, tmp_path):
     weights = opened(first)
     expected = pack_reference("f32", native_rows(source))
     np.testing.assert_array_equal(panels(weights, role), expected)
-
-
-@pytest.mark.parametrize("quant", ["q9_9", "i8", "q8_1", "q4_k", "iq4_nl"])
-@pytest.mark.parametrize("name", ["llama", "llama-round"])
-def test_a_quant_that_cannot_be_written_is_refused(tmp_path, quant, name):
-    """By name, whether or not a matrix would be converted."""
-    checkpoint = open_checkpoint(materialize(case(name), tmp_path / "model"))
-    with pytest.raises(RequestError, match=f"quant='{quant}'; choose one of .*q8_0"):
-        Runner(checkpoint, quant=quant)
 
 
 def test_a_vector_with_nan_is_refused(tmp_path, opened):
