@@ -6,7 +6,6 @@ from one, sampling included. One run of each comes first and is not counted.
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import sys
@@ -16,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastllm.cli import options
+from fastllm.cli.json_output import print_json
 from fastllm.cli.loaded import loaded
 from fastllm.cli.units import count, size
+from fastllm.errors import FastLLMError
 from fastllm.request import SamplingParams, Timings
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ def _counts(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[i
     if min(numbers) < 0:
         raise click.BadParameter(f"{value!r} has a number below 0")
     return tuple(n for n in numbers if n)
+
+
+def _depths(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    """Return depths; here 0 is one."""
+    counts = _counts(ctx, param, value)
+    return (0, *counts) if "0" in [part.strip() for part in value.split(",")] else counts
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,14 @@ class Result:
 @click.argument("model")
 @click.option("-p", "--n-prompt", callback=_counts, default="512", show_default=True)
 @click.option("-n", "--n-gen", callback=_counts, default="128", show_default=True)
+@click.option(
+    "-d",
+    "--n-depth",
+    callback=_depths,
+    default="0",
+    show_default=True,
+    help="Measure behind that many tokens, which are not counted.",
+)
 @click.option("-r", "--repetitions", type=click.IntRange(1), default=5, show_default=True)
 @click.option("-o", "--output", type=click.Choice(["md", "json"]), default="md", show_default=True)
 @options.threads
@@ -68,6 +83,7 @@ def command(
     model: str,
     n_prompt: tuple[int, ...],
     n_gen: tuple[int, ...],
+    n_depth: tuple[int, ...],
     repetitions: int,
     output: str,
     n_threads: int | None,
@@ -75,34 +91,44 @@ def command(
     quant: str | None,
     kv_type: str | None,
 ) -> None:
-    """Measure how fast MODEL reads a prompt (-p) and generates (-n)."""
+    """Measure how fast MODEL reads a prompt (-p) and generates (-n), also deep in a text (-d)."""
     if not n_prompt and not n_gen:
         raise click.UsageError("nothing to measure: -p and -n are both 0")
-    n_ctx = max((*n_prompt, *n_gen)) + 1
+    n_ctx = max(n_depth) + max((*n_prompt, *n_gen)) + 1
     with loaded(
         model, n_threads=n_threads, n_ctx=n_ctx, n_batch=n_batch, quant=quant, kv_type=kv_type
     ) as llm:
-        results = [_measure(llm, "pp", n, repetitions) for n in n_prompt]
-        results += [_measure(llm, "tg", n, repetitions) for n in n_gen]
+        results = []
+        for depth in n_depth:
+            results += [_measure(llm, "pp", n, depth, repetitions) for n in n_prompt]
+            results += [_measure(llm, "tg", n, depth, repetitions) for n in n_gen]
         if output == "json":
-            print(json.dumps(_report(llm, results)))
+            print_json(_report(llm, results))
         else:
             _print_table(llm, model, results)
 
 
-def _measure(llm: LLM, kind: str, tokens: int, repetitions: int) -> Result:
+def _measure(llm: LLM, kind: str, tokens: int, depth: int, repetitions: int) -> Result:
     rng = random.Random(0)
     num_prompt, num_answer = (tokens, 1) if kind == "pp" else (1, tokens)
     params = SamplingParams(temperature=0, max_tokens=num_answer, ignore_eos=True)
     runs: list[Timings] = []
     for _ in range(repetitions + 1):
         llm.reset()  # No prompt may find its beginning in the cache.
+        before = [rng.randrange(llm.vocab_size) for _ in range(depth)]
         prompt = [rng.randrange(llm.vocab_size) for _ in range(num_prompt)]
-        runs.append(llm.generate([prompt], params)[0].timings)
+        if before:  # its keys and values stay in the cache for what is measured
+            llm.generate([before], SamplingParams(temperature=0, max_tokens=0))
+        timings = llm.generate([before + prompt], params)[0].timings
+        if timings.cached_tokens < depth:
+            raise FastLLMError(
+                f"only {timings.cached_tokens} of {depth} tokens stayed in the cache"
+            )
+        runs.append(timings)
     counted = runs[1:]
     seconds = [t.prompt_s if kind == "pp" else t.prompt_s + t.decode_s for t in counted]
     return Result(
-        f"{kind}{tokens}",
+        f"{kind}{tokens}" + (f" @ d{depth}" if depth else ""),
         [tokens / max(s, 1e-9) for s in seconds],
         [t.ttft_s * 1e3 for t in counted],
     )

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from fastllm.cli.run import begin, show
+from fastllm.cli import text_input
+from fastllm.cli.answer import begin, show
 from fastllm.errors import FastLLMError
 from fastllm.request import SamplingParams
 
@@ -107,8 +108,8 @@ class Chat:
         self._messages = [{"role": "system", "content": self._system}] if self._system else []
 
     def _answer(self, text: str) -> None:
-        asked = [*self._messages, {"role": "user", "content": text}]
         try:
+            asked = [*self._messages, {"role": "user", "content": text_input.argument(text)}]
             stream = begin(self._llm, asked, self._params, chatting=self._chatting)
             with stream, _stopped_by_ctrl_c(stream):
                 answer = show(self._llm, stream, as_json=self._as_json, verbose=self._verbose)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from fastllm.cli import options
+from fastllm.cli.json_output import print_json
 from fastllm.cli.units import count, size
 
 # What the process needs besides weights and KV: interpreter, libraries, activations, logits.
@@ -27,7 +27,7 @@ def command(model: str, as_json: bool) -> None:
     limit, source = limit_bytes()
     facts = _facts(found, limit, source, available_bytes())
     if as_json:
-        print(json.dumps(facts))
+        print_json(facts)
         return
     _print(found, facts)
 

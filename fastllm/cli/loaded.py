@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fastllm.cli import notices
 from fastllm.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -35,5 +36,7 @@ def loaded(
             kv_type=kv_type,
             progress=progress,
         )
+    if quant is not None:
+        notices.quant(model, quant)
     with llm:
         yield llm

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
 from fastllm.cli import options
+from fastllm.cli.json_output import print_json
 from fastllm.cli.units import size
 
 
@@ -22,7 +22,7 @@ def command(as_json: bool) -> None:
     found = list(store)
     if as_json:
         rows = [{"name": s.name, "bytes": s.nbytes, "path": str(s.path)} for s in found]
-        print(json.dumps(rows))
+        print_json(rows)
         return
     if not found:
         print(f"no models in {store.models}; `fastllm pull smollm2` fetches one", file=sys.stderr)

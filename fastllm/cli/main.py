@@ -1,7 +1,7 @@
 """The command ``fastllm``: parse, import the one command that is asked for, map errors to codes.
 
-Exit codes: 0 done; 1 an error of ours, one line on stderr; 2 wrong usage; 130 Ctrl-C. When the
-reader of stdout goes away (``| head``) we leave quietly with 1.
+Exit codes: 0 done; 1 an error, one line on stderr; 2 wrong usage; 130 Ctrl-C; 143 SIGTERM. When
+the reader of stdout goes away (``| head``) we leave quietly with 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 from fastllm import __version__
-from fastllm.cli import options
+from fastllm.cli import options, process
 from fastllm.errors import FastLLMError
 
 # Short texts stand here so that --help imports no command.
@@ -77,7 +77,14 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process with its exit code."""
-    sys.exit(run(argv))
+    try:
+        process.prepare()
+        code = run(argv)
+    except KeyboardInterrupt:  # between two of run's own handlers
+        code = 130
+    except process.Terminated:
+        code = 143
+    process.leave(code)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -87,14 +94,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         # A terminal without UTF-8 shows "?" for what it lacks; an answer must not end in an error.
         sys.stdout.reconfigure(errors="replace")
     try:
-        code = cli.main(
-            args=None if argv is None else list(argv),
-            prog_name="fastllm",
-            standalone_mode=False,
-            obj=state,
-        )
+        code = _invoke(sys.argv[1:] if argv is None else list(argv), state)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
@@ -105,16 +107,39 @@ def run(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        _silence_stdout()
+        process.silence_stdout()
         return 1
-    except FastLLMError as error:
+    except (FastLLMError, OSError) as error:
         if state.get("verbose"):
             raise
-        print(f"fastllm: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
+        if isinstance(error, FastLLMError):
+            text, code = str(error), error.exit_code
+        else:
+            text, code = _of_system(error), 1
+        print(f"fastllm: {' '.join(text.split())}", file=sys.stderr)
+        return code
 
 
-def _silence_stdout() -> None:
-    """Point stdout at nothing, so that the flush at exit does not fail again."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, sys.stdout.fileno())
+def _invoke(argv: list[str], state: dict[str, bool]) -> int:
+    """Parse and run; click's own `main` would print and exit in its own ways on interrupts."""
+    instruction = os.environ.get("_FASTLLM_COMPLETE")
+    if instruction:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, "fastllm", "_FASTLLM_COMPLETE", instruction)
+    try:
+        with cli.make_context("fastllm", argv, obj=state) as ctx:
+            cli.invoke(ctx)
+    except click.exceptions.Exit as done:
+        sys.stdout.flush()
+        return done.exit_code
+    return 0
+
+
+def _of_system(error: OSError) -> str:
+    """Return one line for an error that the operating system raised where none was foreseen."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {reason}"
+    process.silence_stdout()  # files have names and stdin is read in `text_input`: it is stdout
+    return f"stdout cannot be written: {reason}"

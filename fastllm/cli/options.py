@@ -27,13 +27,17 @@ verbose = click.option(
     help="Say more on stderr; on an error, show where.",
 )
 threads = click.option(
-    "-t", "--threads", "n_threads", type=click.IntRange(1), help="Threads. Default: one a core."
+    "-t",
+    "--threads",
+    "n_threads",
+    type=click.IntRange(1, 4096),
+    help="Threads. Default: one a core.",
 )
 context = click.option(
     "-c",
     "--ctx-size",
     "n_ctx",
-    type=click.IntRange(0),
+    type=click.IntRange(0, (1 << 31) - 1),
     callback=lambda _ctx, _param, value: value or None,
     help="Tokens of context. Default: 0, the model's own, 8192 at most.",
 )
@@ -41,7 +45,7 @@ batch = click.option(
     "-b",
     "--batch-size",
     "n_batch",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1 << 16),
     default=512,
     show_default=True,
     help="Tokens of a prompt computed per step.",
@@ -72,7 +76,22 @@ _SAMPLING = (
     click.option("--top-p", type=float, default=0.95, show_default=True, help="1 is off."),
     click.option("--min-p", type=float, default=0.05, show_default=True, help="0 is off."),
     click.option("--repeat-penalty", type=float, default=1.0, show_default=True, help="1 is off."),
+    click.option(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Taken from the logit of a token that the answer has. 0 is off.",
+    ),
+    click.option(
+        "--frequency-penalty",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="The same, for each time that it occurs. 0 is off.",
+    ),
     click.option("--seed", type=int, help="Same seed, same answer. Default: a fresh one."),
+    click.option("--stop", multiple=True, help="End the answer before this text; repeatable."),
 )
 
 
@@ -84,7 +103,7 @@ def model_options(command: F) -> F:
 
 
 def sampling_options(command: F) -> F:
-    """Add how an answer is sampled: -n --temp --top-k --top-p --min-p --repeat-penalty --seed."""
+    """Add how an answer is sampled: -n --temp --top-k ... --seed --stop."""
     for option in reversed(_SAMPLING):
         command = option(command)
     return command

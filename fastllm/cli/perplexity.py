@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
 from fastllm.cli import options, text_input
+from fastllm.cli.json_output import print_json
 from fastllm.cli.loaded import loaded
 from fastllm.errors import RequestError
 
@@ -63,7 +63,7 @@ def command(
             llm, token_ids[:tokens], n_ctx, add_bos=llm.tokenizer.add_bos, on_window=_report
         )
         if output == "json":
-            print(json.dumps({**result.as_dict(), "model": llm.name, "threads": llm.n_threads}))
+            print_json({**result.as_dict(), "model": llm.name, "threads": llm.n_threads})
         else:
             print(f"perplexity {result.ppl:.4f} over {result.tokens} tokens")
 

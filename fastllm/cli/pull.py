@@ -11,7 +11,7 @@ from fastllm.cli.progress import ProgressLine
 
 
 @click.command("pull")
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME...]")
 @options.verbose
 def command(names: tuple[str, ...]) -> None:
     """Fetch models by NAME or hf:ORG/REPO[:FILE] and print their paths.

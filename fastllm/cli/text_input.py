@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from io import BufferedReader
 from pathlib import Path
+from typing import cast
 
 from fastllm.errors import ReadError, RequestError
+
+_READ_BYTES = 1 << 16
 
 
 def argument(text: str) -> str:
@@ -16,6 +21,11 @@ def argument(text: str) -> str:
     RequestError
         Python had to escape bytes of it.
     """
+    try:
+        # Under a locale without UTF-8 Python escapes every byte; the bytes decide, not the locale.
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        pass
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -30,10 +40,12 @@ def stdin() -> str:
 
     Raises
     ------
+    ReadError
+        It cannot be read (closed, a folder, ...).
     RequestError
         It is not UTF-8.
     """
-    return _decoded(sys.stdin.buffer.read(), "stdin").removesuffix("\n")
+    return _decoded(_stdin_bytes(), "stdin").removesuffix("\n")
 
 
 def file(path: str) -> str:
@@ -47,12 +59,26 @@ def file(path: str) -> str:
         It is not UTF-8.
     """
     if path == "-":
-        return _decoded(sys.stdin.buffer.read(), "stdin")
+        return _decoded(_stdin_bytes(), "stdin")
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
         raise ReadError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ReadError(f"{path!r} cannot be read: {error}") from error
     return _decoded(raw, path)
+
+
+def _stdin_bytes() -> bytes:
+    pieces = []
+    try:
+        # Piece by piece: one read() to the end would not see a Ctrl-C between two of its reads.
+        buffer = cast(BufferedReader, sys.stdin.buffer)
+        while piece := buffer.read1(_READ_BYTES):
+            pieces.append(piece)
+        return b"".join(pieces)
+    except OSError as error:
+        raise ReadError(f"stdin cannot be read: {error.strerror}") from error
 
 
 def _decoded(raw: bytes, where: str) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from fastllm.cli import options, text_input
+from fastllm.cli.json_output import print_json
 
 
 @click.command("tokenize")
@@ -45,7 +44,7 @@ def command(
     pieces = [tokenizer.id_to_piece(i) for i in ids]
     if as_json:
         found = {"tokens": ids, "pieces": pieces, "count": len(ids)}
-        print(json.dumps(found, ensure_ascii=False))
+        print_json(found)
         return
     for token_id, piece in zip(ids, pieces, strict=True):
         print(f"{token_id:>7} {piece!r}")

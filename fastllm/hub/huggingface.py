@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
 
 from fastllm.errors import DownloadError, RequestError
+from fastllm.hub.network import check_reachable
 from fastllm.hub.store import Store, check_space, describe
 
 _REPO = re.compile(r"^[\w.-]+/[\w.-]+$", re.ASCII)
@@ -41,6 +43,7 @@ def fetch_file(store: Store, name: str, repo: str, file: str, sha256: str | None
     """
     with store.downloading(f"hf:{repo}:{file}") as folder:
         try:
+            _prepare_client()
             from huggingface_hub import hf_hub_download
 
             path = hf_hub_download(repo, file, local_dir=folder)
@@ -58,6 +61,7 @@ def fetch_checkpoint(store: Store, name: str, repo: str) -> Path:
         As `fetch_file`; also when the repository holds no model.
     """
     try:
+        _prepare_client()
         from huggingface_hub import HfApi
 
         info = HfApi().model_info(repo, files_metadata=True)
@@ -92,6 +96,16 @@ def choose_gguf(repo: str, files: list[str]) -> str:
     raise DownloadError(f"hf:{repo} holds several models; name one as hf:{repo}:FILE of {shown}")
 
 
+def _prepare_client() -> None:
+    """Refuse at once where there is no network, and keep the client's log lines for ourselves."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise DownloadError("HF_HUB_OFFLINE is set, nothing is fetched")
+    check_reachable(constants.ENDPOINT)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
 def _fetch_folder(store: Store, name: str, repo: str, sizes: dict[str, int]) -> Path:
     from huggingface_hub import snapshot_download
 
@@ -109,6 +123,8 @@ def _fetch_folder(store: Store, name: str, repo: str, sizes: dict[str, int]) -> 
 def _explained(error: Exception, what: str, store: Store) -> DownloadError:
     """Return our one line for an error of the client."""
     kind = type(error).__name__
+    if isinstance(error, DownloadError):
+        return DownloadError(f"hf:{what}: {error}")
     if kind == "GatedRepoError":
         reason = "its owner asks for consent: accept on its page, then run `hf auth login`"
     elif kind in ("RepositoryNotFoundError", "RemoteEntryNotFoundError", "EntryNotFoundError"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from pathlib import Path
 
 from fastllm.errors import DownloadError, ModelNotFoundError
@@ -43,7 +44,9 @@ def resolve(
     """
     store = Store() if store is None else store
     if not isinstance(model, str):
-        return _existing(Path(model), str(model), store)
+        return _existing(Path(model), str(model), store, is_path=True)
+    if not model:
+        raise _unknown(model, store)
     looks_like_path = os.sep in model or model.endswith(".gguf") or model.startswith((".", "~"))
     if model.startswith("hf:"):
         huggingface.split(model)
@@ -54,7 +57,11 @@ def resolve(
         if found is None:
             raise ModelNotFoundError(f"{model!r} is not pulled yet: run `fastllm pull {model}`")
         return found
-    return _existing(Path(model).expanduser(), model, store)
+    try:
+        path = Path(model).expanduser()
+    except RuntimeError as error:  # "~" of somebody whom the system does not know
+        raise ModelNotFoundError(f"{model}: {error}") from error
+    return _existing(path, model, store, is_path=looks_like_path)
 
 
 def pull(name: str, *, store: Store | None = None, progress: Progress | None = None) -> Path:
@@ -101,15 +108,28 @@ def _known(name: str, store: Store) -> bool:
     return name in ENTRIES or ("/" not in name and store.find(name) is not None)
 
 
-def _existing(path: Path, typed: str, store: Store) -> Path:
-    if path.is_file() or path.is_dir():
-        return path
-    raise _unknown(typed, store)
+def _existing(path: Path, typed: str, store: Store, *, is_path: bool) -> Path:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise ModelNotFoundError(f"{typed}: is a link to a path that does not exist") from None
+    except (OSError, ValueError) as error:
+        if is_path:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ModelNotFoundError(f"{typed!r} cannot be opened: {reason}") from error
+    else:
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return path
+        raise ModelNotFoundError(f"{typed}: is neither a file nor a folder")
+    raise _unknown(typed, store, is_path=is_path)
 
 
-def _unknown(typed: str, store: Store) -> ModelNotFoundError:
+def _unknown(typed: str, store: Store, *, is_path: bool = False) -> ModelNotFoundError:
     names = sorted({*ENTRIES, *(stored.name for stored in store)})
     near = difflib.get_close_matches(typed.lower(), names, n=3, cutoff=0.6)
+    if is_path and (typed.count("/") != 1 or typed.startswith((".", "/", "~"))):
+        return ModelNotFoundError(f"no model {typed!r}: this path does not exist")
     if near:
         hint = f"did you mean {' or '.join(near)}?"
     elif typed.count("/") == 1 and not typed.startswith((".", "/", "~")):

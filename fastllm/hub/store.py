@@ -20,10 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from fastllm.errors import DownloadError, ModelNotFoundError
+from fastllm.errors import DownloadError, FastLLMError, ModelNotFoundError
 
 Progress = Callable[[str, float], None]
 _COPY_BYTES = 1 << 20
+# Errors that another try cannot mend, only another folder.
+_IMPOSSIBLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENODEV),
+)
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,16 @@ class Store:
 
     def __iter__(self) -> Iterator[Stored]:
         """Yield what is here, by name."""
-        found = [Stored(p.stem, p, p.stat().st_size) for p in self.models.glob("*.gguf")]
+        found = [
+            Stored(p.stem, p, p.stat().st_size) for p in self.models.glob("*.gguf") if p.is_file()
+        ]
         hub = self.models / "hf"
         for repo in hub.glob("*/*"):
             name = f"hf:{repo.parent.name}/{repo.name}"
             if (repo / "config.json").is_file():
                 size = sum(p.stat().st_size for p in repo.rglob("*") if p.is_file())
                 found.append(Stored(name, repo, size))
-            for p in repo.rglob("*.gguf"):
+            for p in filter(Path.is_file, repo.rglob("*.gguf")):
                 inside = p.relative_to(repo).as_posix()
                 found.append(Stored(f"{name}:{inside}", p, p.stat().st_size))
         return iter(sorted(found, key=lambda s: s.name))
@@ -88,14 +95,21 @@ class Store:
         ------
         ModelNotFoundError
             It is not here.
+        FastLLMError
+            The disk refused.
         """
         for stored in self:
             if stored.name == name:
-                if stored.path.is_dir():
-                    shutil.rmtree(stored.path)
-                else:
-                    stored.path.unlink()
-                    _remove_empty(stored.path.parent, self.models)
+                try:
+                    if stored.path.is_dir():
+                        shutil.rmtree(stored.path)
+                    else:
+                        stored.path.unlink()
+                        _remove_empty(stored.path.parent, self.models)
+                except OSError as error:
+                    raise FastLLMError(
+                        f"{error.filename or stored.path} cannot be deleted: {error.strerror}"
+                    ) from error
                 return stored.nbytes
         raise ModelNotFoundError(
             f"no pulled model is called {name!r}; `fastllm ls` lists those that are here"
@@ -205,9 +219,14 @@ def home() -> Path:
     """Return fastllm's own folder: ``$FASTLLM_HOME``, else one in the user's cache."""
     chosen = os.environ.get("FASTLLM_HOME")
     if chosen:
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "fastllm"
+    try:
+        return (Path(cache) if cache else Path.home() / ".cache") / "fastllm"
+    except RuntimeError as error:  # no HOME, and a user whom the system does not know
+        raise FastLLMError(
+            "there is no home folder to keep models in: let FASTLLM_HOME name one"
+        ) from error
 
 
 def check_space(folder: Path, nbytes: int) -> None:
@@ -232,7 +251,7 @@ def describe(error: OSError, where: Path) -> str:
     """Return the one line for an error of the operating system during a download."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left in {where}: free some, or let FASTLLM_HOME name another folder"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in _IMPOSSIBLE:
         return f"{where} cannot be written ({error.strerror}): let FASTLLM_HOME name another folder"
     return f"download into {where} failed: {error}; try again"
 

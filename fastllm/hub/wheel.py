@@ -104,6 +104,9 @@ def _run(
         environment = {**os.environ, "TMPDIR": scratch, "TEMP": scratch, "TMP": scratch}
         # pip 25.1 and later go on where a broken connection stopped; older ones do not look.
         environment.setdefault("PIP_RESUME_RETRIES", "10")
+        # Without a network five tries and the pauses between them take most of a minute.
+        environment.setdefault("PIP_RETRIES", "1")
+        environment.setdefault("PIP_TIMEOUT", "10")
         with (
             open(Path(scratch) / "output", "w+", encoding="utf-8", errors="replace") as output,
             subprocess.Popen(

@@ -61,10 +61,13 @@ def test_a_vocabulary_alone(tmp_path, capsys):
     assert found["count"] == 4
 
 
-def test_warmup_says_what_is_ready(monkeypatch, capsys):
-    monkeypatch.setattr(
-        "fastllm.kernels.objects.warmup", lambda progress: {"step": "a", "pack": "b"}
-    )
+def test_warmup_says_what_is_ready(monkeypatch, capsys, tmp_path):
+    built = {name: str(tmp_path / name) for name in ("step", "pack")}
+    monkeypatch.setattr("fastllm.kernels.objects.warmup", lambda progress: built)
+    (tmp_path / "step").touch()
+    assert main.run(["warmup"]) == 1
+    assert "1 of 2 kernel objects could not be kept" in capsys.readouterr().err
+    (tmp_path / "pack").touch()
     assert main.run(["warmup"]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""

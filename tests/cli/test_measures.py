@@ -32,6 +32,17 @@ def test_bench_json(fake, capsys):
     assert options["n_ctx"] == 21
 
 
+def test_bench_at_a_depth(fake, capsys):
+    argv = ["bench", "m", "-p", "20", "-n", "6", "-d", "0,37", "-r", "2", "-o", "json"]
+    assert main.run(argv) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [t["name"] for t in found["tests"]] == ["pp20", "tg6", "pp20 @ d37", "tg6 @ d37"]
+    llm, options = fake[0]
+    assert options["n_ctx"] == 37 + 20 + 1
+    # The depth is computed once a run, and not again with what is measured.
+    assert llm._runner.num_tokens == 3 * (20 + 6) + 3 * (37 + 20 + 37 + 6)
+
+
 def test_bench_table(fake, capsys, monkeypatch):
     monkeypatch.setattr(
         "fastllm.cli.summary.label_and_parameters", lambda model: ("llama 135M q4_1", 134_500_000)

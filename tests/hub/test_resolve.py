@@ -23,6 +23,8 @@ def _no_network(monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    monkeypatch.setattr("fastllm.hub.huggingface.check_reachable", lambda url: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
 
 def put(store, name):
@@ -55,7 +57,7 @@ def test_paths_and_names(store, tmp_path, monkeypatch):
         ("Qwen2.5-0.5B", "did you mean qwen2.5-0.5b"),
         ("owm", "did you mean own"),
         ("org/repo", "write hf:org/repo"),
-        ("./nothing.gguf", "give a name"),
+        ("./nothing.gguf", "this path does not exist"),
         ("xyzzy", "give a name (gemma3-1b"),
     ],
 )

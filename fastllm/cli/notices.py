@@ -1,0 +1,65 @@
+"""One line on stderr for each setting that has no effect on what was asked."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from fastllm.errors import FastLLMError
+
+if TYPE_CHECKING:
+    from fastllm.llm import LLM
+
+_FLOATS = {"f32", "f16", "bf16", "f64"}
+# Penalties change the logits themselves; the rest of the chain only chooses among equals.
+_IDLE_WHEN_GREEDY = {
+    "top_k": "--top-k",
+    "top_p": "--top-p",
+    "min_p": "--min-p",
+    "seed": "--seed",
+}
+
+
+def say(text: str) -> None:
+    """Print a notice."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def greedy(ctx: click.Context) -> None:
+    """Name the sampling options that --temp 0 leaves idle."""
+    if ctx.params.get("temp") != 0:
+        return
+    given = [
+        flag
+        for name, flag in _IDLE_WHEN_GREEDY.items()
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        say(f"--temp 0 takes the likeliest token; {', '.join(given)} changes nothing")
+
+
+def no_template(llm: LLM, system: str | None, *, interactive: bool, no_chat: bool) -> None:
+    """Say what a text that is merely continued does not have."""
+    why = "--no-chat" if no_chat else f"{llm.name} has no chat template"
+    if system:
+        say(f"{why}: --system is not used")
+    if interactive:
+        say(f"{why}: each line is continued by itself, nothing is remembered")
+
+
+def quant(model: str, type: str) -> None:
+    """Say that --quant finds nothing to quantize."""
+    from fastllm.cli.summary import summarize
+
+    types: Counter[str] = Counter()
+    with contextlib.suppress(FastLLMError):  # loading is who tells what is wrong with a model
+        for group in summarize(model).groups.values():
+            types += group.type_bytes
+    if types and not types.keys() & _FLOATS:
+        found = ", ".join(sorted(types))
+        say(f"{model} is quantized already ({found}): --quant {type} changes nothing")

@@ -1,0 +1,84 @@
+"""The process around a command: standard streams that exist, signals that end it cleanly."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+
+class Terminated(BaseException):
+    """SIGTERM: unwinds like Ctrl-C, so that half-written files are removed."""
+
+
+class _Messages(io.TextIOWrapper):
+    """A stderr that nobody can read any more loses its messages; the command goes on."""
+
+    def write(self, text: str, /) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
+def prepare() -> None:
+    """Give the process three standard streams and the handlers of its signals.
+
+    A closed descriptor is opened on the null device the wrong way round, so that using it is an
+    error of the system as every other, and no file of ours gets its number.
+    """
+    for descriptor, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_GETFD)
+        except OSError:
+            os.open(os.devnull, mode)  # the lowest free number: this one
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115  lives as long as the process
+    if sys.stdout is None:
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8")
+    if sys.stderr is None or isinstance(sys.stderr, io.TextIOWrapper):
+        encoding = "utf-8" if sys.stderr is None else sys.stderr.encoding
+        raw = io.FileIO(2, "w", closefd=False)
+        sys.stderr = _Messages(
+            raw, encoding=encoding, errors="backslashreplace", write_through=True
+        )
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # What is typed is checked and refused by name, whatever the locale calls it.
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process; interrupts can no longer make a traceback of the end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if code >= 128:
+        # Libraries' exit hooks wait for their threads; who interrupts does not want to wait.
+        os._exit(code)
+    sys.exit(code)
+
+
+def silence_stdout() -> None:
+    """Point stdout at nothing, so that the flush at exit does not fail again."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    # A second Ctrl-C does not wait for what the first one is ending.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    raise KeyboardInterrupt
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise Terminated
