@@ -6,8 +6,9 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as ListLike
+from pickle import PicklingError
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, NoReturn, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,16 @@ from fastllm.engine import Engine, Runner
 from fastllm.errors import RequestError
 from fastllm.events import Gathered, Unread
 from fastllm.options import LoadOptions
-from fastllm.prompts import Message, Prompt, params_list, prompt_list, shielded
-from fastllm.request import Completion, SamplingParams
+from fastllm.prompts import (
+    ChatPrompt,
+    Message,
+    Prompt,
+    one_params,
+    params_list,
+    prompt_list,
+    token_id_list,
+)
+from fastllm.request import Completion, SamplingParams, seconds
 from fastllm.sampling import logprobs as lp
 from fastllm.sequence import OnRows, Sequence, Sink
 
@@ -118,6 +127,7 @@ class LLM:
         self._driver = Driver(Engine(runner))
         self._tokenizer = tokenizer
         self._chat_template = chat_template
+        self._prompt_maker: ChatPrompt | None = None
         eos = set(runner.config.eos_token_ids)
         if tokenizer is not None:
             eos.update(tokenizer.eos_token_ids)
@@ -240,15 +250,20 @@ class LLM:
         RequestError, ContextLengthError
             As `generate`; at once.
         """
-        answer = self._answer(prompt, params or SamplingParams())
+        answer = self._answer(prompt, one_params(params))
         answer.submit()
         return answer
 
     def submit_chat(
-        self, messages: Iterable[Message], params: SamplingParams | None = None
+        self,
+        messages: Iterable[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Iterable[Message] | None = None,
+        template_args: Message | None = None,
     ) -> Answer:
         """Begin to answer a conversation and return at once: `chat` as `submit`."""
-        answer = self._chat_answer(messages, params)
+        answer = self._chat_answer(messages, params, tools, template_args)
         answer.submit()
         return answer
 
@@ -260,7 +275,7 @@ class LLM:
         RequestError, ContextLengthError
             As `generate`; at once, not at the first piece.
         """
-        return self._stream(self._encode(prompt), params or SamplingParams())
+        return self._stream(self._encode(prompt), one_params(params))
 
     @overload
     def chat(
@@ -268,6 +283,8 @@ class LLM:
         messages: Iterable[Message],
         params: SamplingParams | None = None,
         *,
+        tools: Iterable[Message] | None = None,
+        template_args: Message | None = None,
         stream: Literal[False] = False,
         timeout: float | None = None,
     ) -> Completion: ...
@@ -277,6 +294,8 @@ class LLM:
         messages: Iterable[Message],
         params: SamplingParams | None = None,
         *,
+        tools: Iterable[Message] | None = None,
+        template_args: Message | None = None,
         stream: Literal[True],
     ) -> Stream: ...
     def chat(
@@ -284,6 +303,8 @@ class LLM:
         messages: Iterable[Message],
         params: SamplingParams | None = None,
         *,
+        tools: Iterable[Message] | None = None,
+        template_args: Message | None = None,
         stream: bool = False,
         timeout: float | None = None,
     ) -> Completion | Stream:
@@ -297,6 +318,12 @@ class LLM:
         messages : iterable of mapping
             ``{"role": "system" | "user" | "assistant", "content": str}`` and what else the
             template knows.
+        tools : iterable of mapping, optional
+            JSON schemas of functions, as OpenAI shapes them: ``{"type": "function", "function":
+            {"name": ..., "description": ..., "parameters": {...}}}``. The template tells the model
+            of them; a call comes as the text that the model was trained to write.
+        template_args : mapping, optional
+            Variables of the template, such as ``{"enable_thinking": False}``.
         stream : bool
             True: return a `Stream` of chunks.
         timeout : float, optional
@@ -310,24 +337,60 @@ class LLM:
         if stream:
             if timeout is not None:
                 raise RequestError("timeout: a stream has none; call its close() when it is late")
-            token_ids = self.chat_token_ids(messages)
-            return self._stream(token_ids, params or SamplingParams(), new_text=True)
-        answer = self._chat_answer(messages, params)
+            token_ids = self.chat_token_ids(messages, tools=tools, template_args=template_args)
+            return self._stream(token_ids, one_params(params), new_text=True)
+        answer = self._chat_answer(messages, params, tools, template_args)
         try:
             _submit([answer], timeout)
             return answer.result()
         finally:
             answer.cancel()
 
-    def chat_token_ids(self, messages: Iterable[Message]) -> list[int]:
+    def chat_token_ids(
+        self,
+        messages: Iterable[Message],
+        *,
+        tools: Iterable[Message] | None = None,
+        template_args: Message | None = None,
+    ) -> list[int]:
         """Return the prompt that `chat` makes of a conversation."""
+        return self._chat_prompt().token_ids(messages, tools, template_args)
+
+    def fitting_messages(
+        self,
+        messages: Iterable[Message],
+        *,
+        reserve: int = 1,
+        tools: Iterable[Message] | None = None,
+        template_args: Message | None = None,
+    ) -> list[Message]:
+        """Return a conversation without its oldest turns, as far as it takes to fit the context.
+
+        Messages of the system stay, and so does the last turn; a turn goes whole, with its tool
+        calls and their results.
+
+        Parameters
+        ----------
+        reserve : int
+            Tokens to leave for the answer.
+
+        Raises
+        ------
+        ContextLengthError
+            The last turn alone does not fit.
+        RequestError
+            As `chat`.
+        """
+        return self._chat_prompt().fitting(messages, self.n_ctx, reserve, tools, template_args)
+
+    def _chat_prompt(self) -> ChatPrompt:
         if self._chat_template is None:
             raise RequestError(
                 f"{self.name or 'this model'} has no chat template: use generate (--no-chat)"
             )
-        safe = [shielded(dict(m), self.tokenizer.shield) for m in messages]
-        text = self._chat_template.render(safe, add_generation_prompt=True)
-        return self.tokenizer.encode(text, add_special_tokens=False, parse_special=True)
+        if self._prompt_maker is None:
+            self._prompt_maker = ChatPrompt(self._chat_template, self.tokenizer)
+        return self._prompt_maker
 
     # -- for asyncio ---------------------------------------------------------------------------
     async def agenerate(
@@ -346,25 +409,35 @@ class LLM:
         return await self._aresults(answers, bell)
 
     async def achat(
-        self, messages: Iterable[Message], params: SamplingParams | None = None
+        self,
+        messages: Iterable[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Iterable[Message] | None = None,
+        template_args: Message | None = None,
     ) -> Completion:
         """Answer a conversation: `chat` for asyncio; cancelling the task ends the request."""
         from fastllm.async_answers import Bell  # asyncio is loaded where it is used
 
         bell = Bell()
-        answer = self._chat_answer(messages, params, bell)
+        answer = self._chat_answer(messages, params, tools, template_args, bell)
         return (await self._aresults([answer], bell))[0]
 
     async def astream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncStream:
         """Continue one prompt and return the answer as an asynchronous iterator of chunks."""
-        return self._astream(self._encode(prompt), params or SamplingParams())
+        return self._astream(self._encode(prompt), one_params(params))
 
     async def astream_chat(
-        self, messages: Iterable[Message], params: SamplingParams | None = None
+        self,
+        messages: Iterable[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Iterable[Message] | None = None,
+        template_args: Message | None = None,
     ) -> AsyncStream:
         """Answer a conversation and return the answer as an asynchronous iterator of chunks."""
-        token_ids = self.chat_token_ids(messages)
-        return self._astream(token_ids, params or SamplingParams(), new_text=True)
+        token_ids = self.chat_token_ids(messages, tools=tools, template_args=template_args)
+        return self._astream(token_ids, one_params(params), new_text=True)
 
     # -- for evaluation ------------------------------------------------------------------------
     def logits(self, token_ids: ListLike[int] | NDArray[np.integer]) -> NDArray[np.float32]:
@@ -375,7 +448,7 @@ class LLM:
         float32[n_tokens, vocab_size]
             The caller's own copy.
         """
-        ids = [int(i) for i in token_ids]
+        ids = token_id_list(token_ids, "token_ids")
         out = np.empty((len(ids), self.vocab_size), np.float32)
 
         def keep(start: int, rows: NDArray[np.float32]) -> None:
@@ -392,7 +465,7 @@ class LLM:
         float64[n_tokens - 1]
             ``-sum`` is the negative log-likelihood; the logits themselves are never held.
         """
-        ids = np.array(token_ids, np.int64)
+        ids = np.array(token_id_list(token_ids, "token_ids"), np.int64)
         out = np.empty(max(len(ids) - 1, 0), np.float64)
 
         def score(start: int, rows: NDArray[np.float32]) -> None:
@@ -430,6 +503,12 @@ class LLM:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise PicklingError(
+            f"LLM({self.name!r}) cannot be pickled or copied: it holds threads and mapped weights; "
+            "load the model again where it is needed"
+        )
+
     def __repr__(self) -> str:
         return f"LLM({self.name!r}, n_ctx={self.n_ctx}, n_threads={self.n_threads})"
 
@@ -438,7 +517,7 @@ class LLM:
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt, add_special_tokens=True, parse_special=False)
         else:
-            ids = [int(i) for i in prompt]
+            ids = token_id_list(prompt, "prompt")
         if not ids and self.bos_token_id is not None:
             ids = [self.bos_token_id]  # Nothing said yet: the model begins by itself.
         return ids
@@ -454,10 +533,15 @@ class LLM:
         return [self._answer(p, q, bell=bell) for p, q in zip(every, per_prompt, strict=True)]
 
     def _chat_answer(
-        self, messages: Iterable[Message], params: SamplingParams | None, bell: Bell | None = None
+        self,
+        messages: Iterable[Message],
+        params: SamplingParams | None,
+        tools: Iterable[Message] | None,
+        template_args: Message | None,
+        bell: Bell | None = None,
     ) -> Answer:
-        token_ids = self.chat_token_ids(messages)
-        return self._answer(token_ids, params or SamplingParams(), new_text=True, bell=bell)
+        token_ids = self.chat_token_ids(messages, tools=tools, template_args=template_args)
+        return self._answer(token_ids, one_params(params), new_text=True, bell=bell)
 
     def _answer(
         self,
@@ -549,8 +633,8 @@ class LLM:
 
 def _submit(answers: list[Answer], timeout: float | None = None) -> None:
     """Queue all of them or, where one could never run, none."""
-    if timeout is not None and not timeout >= 0:
-        raise RequestError(f"timeout={timeout!r}: must be a number of seconds from 0 up")
+    if timeout is not None:
+        timeout = seconds("timeout", timeout)
     deadline_s = None if timeout is None else time.perf_counter() + timeout
     for answer in answers:
         answer.check()

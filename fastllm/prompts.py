@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as ListLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastllm.errors import RequestError
-from fastllm.request import SamplingParams
+from fastllm.errors import ContextLengthError, RequestError
+from fastllm.request import SamplingParams, shown, whole_number
+
+if TYPE_CHECKING:
+    from fastllm.chat.shielding import FieldShield
+    from fastllm.chat.template import ChatTemplate
+    from fastllm.tokenizer.tokenizer import Tokenizer
 
 Prompt = str | ListLike[int]
 Message = Mapping[str, Any]
+_MAX_TOKEN_ID = (1 << 31) - 1
+_TAKEN = frozenset(("self", "messages", "tools", "add_generation_prompt", "shield"))
+_TEMPLATE_ARGS = 'template_args must be a mapping such as {"enable_thinking": False}'
 
 
 def prompt_list(prompts: Prompt | ListLike[Prompt]) -> list[Prompt]:
-    """Return what `LLM.generate` was given as a list of prompts.
+    """Return what `LLM.generate` was given as a list of prompts, each a str or a list of ids.
 
     Raises
     ------
@@ -23,13 +32,74 @@ def prompt_list(prompts: Prompt | ListLike[Prompt]) -> list[Prompt]:
     """
     if isinstance(prompts, str):
         return [prompts]
-    items: list[Any] = list(prompts)
-    if items and all(hasattr(i, "__index__") and not hasattr(i, "__iter__") for i in items):
-        return [items]  # one prompt of token ids
-    for item in items:
-        if not isinstance(item, str) and not hasattr(item, "__iter__"):
-            raise RequestError(f"a prompt is a text or a list of token ids, not {item!r}")
+    items = _items(prompts, "prompts", "a text, a list of texts, of token ids or of lists of ids")
+    if items and all(_is_number(item) for item in items):
+        return [token_id_list(items, "prompts")]
+    return [one_prompt(item, f"prompts[{i}]") for i, item in enumerate(items)]
+
+
+def one_prompt(prompt: Any, where: str = "prompt") -> Prompt:
+    """Return a prompt as a str or a list of token ids.
+
+    Raises
+    ------
+    RequestError
+        It is neither; a prompt is a text or a list of token ids.
+    """
+    return prompt if isinstance(prompt, str) else token_id_list(prompt, where)
+
+
+def token_id_list(token_ids: Any, where: str) -> list[int]:
+    """Return token ids (a list, tuple, NumPy array or iterator) as a list of int.
+
+    Raises
+    ------
+    RequestError
+        It is something else, or an item is not a whole number from 0 up.
+    """
+    allowed = "a text or a list of token ids" if "prompt" in where else "a list of token ids"
+    items = _items(token_ids, where, allowed)
+    for i, item in enumerate(items):
+        if type(item) is not int or not 0 <= item <= _MAX_TOKEN_ID:
+            items[i] = whole_number(f"{where}[{i}]", item, 0, _MAX_TOKEN_ID)
     return items
+
+
+def _items(value: Any, where: str, allowed: str) -> list[Any]:
+    # bytes and dicts iterate over numbers and keys that nobody meant as token ids; a set has no
+    # order. What the caller's own iterator raises is the caller's.
+    refused = (str, bytes, bytearray, memoryview, Mapping, set, frozenset, type)
+    if isinstance(value, refused) or not isinstance(value, Iterable):
+        raise RequestError(f"{where}={shown(value)}: must be {allowed}")
+    if getattr(value, "ndim", None) == 0:  # NumPy's scalars say that they are iterable
+        raise RequestError(f"{where}={shown(value)}: must be {allowed}")
+    return list(value)
+
+
+def _is_number(item: Any) -> bool:
+    try:
+        operator.index(item)
+    except TypeError:  # a text, a list, an array of several numbers
+        return False
+    return True
+
+
+def one_params(params: SamplingParams | None) -> SamplingParams:
+    """Return the params of one request, the defaults for None.
+
+    Raises
+    ------
+    RequestError
+        It is something else.
+    """
+    if params is None:
+        return SamplingParams()
+    if not isinstance(params, SamplingParams):
+        raise RequestError(
+            f"params={shown(params)}: must be a SamplingParams, such as "
+            "SamplingParams(temperature=0)"
+        )
+    return params
 
 
 def params_list(
@@ -40,21 +110,88 @@ def params_list(
     Raises
     ------
     RequestError
-        There are more or fewer than that.
+        There are more or fewer than that, or one is something else.
     """
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * count
+    if not isinstance(params, (list, tuple)):
+        one_params(params)  # type: ignore[arg-type]  # says what is allowed
     if len(params) != count:
         raise RequestError(f"{len(params)} sampling params for {count} prompts: give one for each")
-    return list(params)
+    return [one_params(one) for one in params]
 
 
-def shielded(value: Any, shield: Callable[[str], str]) -> Any:
-    """Return a message with every text in it shielded, except what names its role or type."""
-    if isinstance(value, str):
-        return shield(value)
-    if isinstance(value, Mapping):
-        return {k: v if k in ("role", "type") else shielded(v, shield) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [shielded(v, shield) for v in value]
-    return value
+class ChatPrompt:
+    """Conversations to token ids: a template and the tokenizer that belongs to it.
+
+    Parameters
+    ----------
+    template : ChatTemplate
+    tokenizer : Tokenizer
+    """
+
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer):
+        self._template, self._tokenizer = template, tokenizer
+        self._shield: FieldShield | None = None
+
+    def token_ids(
+        self,
+        messages: Iterable[Message],
+        tools: Iterable[Message] | None = None,
+        template_args: Message | None = None,
+    ) -> list[int]:
+        """Return the prompt of a conversation; see `LLM.chat`."""
+        text = self._template.render(
+            messages,
+            add_generation_prompt=True,
+            tools=tools,
+            shield=self._field_shield(),
+            **_template_args(template_args),
+        )
+        return self._tokenizer.encode(text, add_special_tokens=False, parse_special=True)
+
+    def fitting(
+        self,
+        messages: Iterable[Message],
+        n_ctx: int,
+        reserve: int,
+        tools: Iterable[Message] | None = None,
+        template_args: Message | None = None,
+    ) -> list[Message]:
+        """Return the conversation without its oldest turns; see `LLM.fitting_messages`."""
+        from fastllm.chat.messages import checked_messages, checked_tools
+        from fastllm.chat.turns import without_oldest_turn
+
+        reserve = whole_number("reserve", reserve, 1, n_ctx)
+        tools = checked_tools(tools)  # an iterator is read once
+        kept: list[Message] = list(checked_messages(messages))
+        while (used := len(self.token_ids(kept, tools, template_args))) + reserve > n_ctx:
+            shorter = without_oldest_turn(kept)
+            if shorter is None:
+                raise ContextLengthError(
+                    f"the last turn alone takes {used} tokens and the answer {reserve}; the "
+                    f"context holds {n_ctx}: shorten it or load with a larger n_ctx (-c)"
+                )
+            kept = shorter
+        return kept
+
+    def _field_shield(self) -> FieldShield:
+        if self._shield is None:
+            from fastllm.chat.shielding import FieldShield
+
+            texts = map(self._tokenizer.id_to_piece, sorted(self._tokenizer.special_ids))
+            self._shield = FieldShield(self._tokenizer.shield, texts)
+        return self._shield
+
+
+def _template_args(given: Any) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise RequestError(f"{_TEMPLATE_ARGS}, not {shown(given)}")
+    args = dict(given)
+    if not all(isinstance(name, str) for name in args):
+        raise RequestError(f"{_TEMPLATE_ARGS}; a name is a text, found {shown(list(args))}")
+    if taken := _TAKEN.intersection(args):
+        raise RequestError(f"template_args: {min(taken)!r} is not a variable to set here")
+    return args

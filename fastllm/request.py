@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, field
+from reprlib import Repr
 from typing import Any, Literal
 
 from fastllm.errors import RequestError
@@ -72,10 +73,7 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)
-        if not all(isinstance(s, str) and s for s in stop):
-            raise RequestError(f"stop={stop!r}: every stop string must be a text of length >= 1")
+        object.__setattr__(self, "stop", _stop(self.stop))
         for name, low, high in (
             ("temperature", 0.0, 100.0),
             ("top_p", 0.0, 1.0),
@@ -94,7 +92,9 @@ class SamplingParams:
         ):
             value = getattr(self, name)
             if value is not None or name == "top_k":
-                object.__setattr__(self, name, _int(name, value, 0, largest))
+                object.__setattr__(self, name, whole_number(name, value, 0, largest))
+
+        object.__setattr__(self, "ignore_eos", _bool("ignore_eos", self.ignore_eos))
 
     @property
     def greedy(self) -> bool:
@@ -102,21 +102,75 @@ class SamplingParams:
         return self.temperature == 0
 
 
+def shown(value: object) -> str:
+    """Return a value as an error shows it: its repr, one line, at most about 80 characters."""
+    short = Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    try:
+        text = " ".join(short.repr(value).split())
+    except Exception:  # noqa: BLE001  a repr of the caller's own; the error matters more
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _bool(name: str, value: Any) -> bool:
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):  # NumPy's too
+        return bool(value)
+    raise RequestError(f"{name}={shown(value)}: must be True or False")
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    every = (value,) if isinstance(value, str) else value
+    if not isinstance(every, (list, tuple, set, frozenset)) or not all(
+        isinstance(one, str) and one for one in every
+    ):
+        raise RequestError(
+            f"stop={shown(value)}: must be a text or a list of texts, each of length >= 1"
+        )
+    return tuple(map(str, every))
+
+
 def _float(name: str, value: Any, low: float, high: float) -> float:
     # numpy numbers are welcome: they have __float__ (or __index__); bool has too and is not.
-    if hasattr(value, "__float__") and not isinstance(value, bool):
-        number = float(value)
+    if not isinstance(value, (bool, str, bytes)):
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = float("nan")
         if low <= number <= high:  # false for NaN
             return number
-    raise RequestError(f"{name}={value!r}: must be a number from {low:g} to {high:g}")
+    raise RequestError(f"{name}={shown(value)}: must be a number from {low:g} to {high:g}")
 
 
-def _int(name: str, value: Any, low: int, high: int) -> int:
-    if hasattr(value, "__index__") and not isinstance(value, bool):
-        number = operator.index(value)
+def seconds(name: str, value: Any) -> float:
+    """Return a time limit as a float; infinity is none.
+
+    Raises
+    ------
+    RequestError
+        It is not a number from 0 up.
+    """
+    return _float(name, value, 0.0, float("inf"))
+
+
+def whole_number(name: str, value: Any, low: int, high: int) -> int:
+    """Return `value` as an int from `low` to `high`; NumPy's numbers are welcome.
+
+    Raises
+    ------
+    RequestError
+        It is something else; the text says under which name, and what is allowed.
+    """
+    if not isinstance(value, bool):
+        try:
+            number = operator.index(value)
+        except (TypeError, ValueError):
+            number = low - 1
         if low <= number <= high:
             return number
-    raise RequestError(f"{name}={value!r}: must be a whole number from {low} to {high}")
+    raise RequestError(f"{name}={shown(value)}: must be a whole number from {low} to {high}")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 
+from fastllm.chat.template import ChatTemplate
 from fastllm.config import ModelConfig
 
 BOS, EOS, MARK = 256, 257, 258
@@ -131,12 +132,14 @@ class FakeTokenizer:
         return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
     def id_to_piece(self, token_id):
-        return f"<{token_id:02x}>"
+        return "<mark>" if token_id == MARK else f"<{token_id:02x}>"
 
     def shield(self, text):
         return text.replace("<mark>", "<\ufdd0mark>")
 
 
-class FakeTemplate:
-    def render(self, messages, *, add_generation_prompt=True, **_):
-        return "".join(f"<mark>{m['role']}:{m['content']}\n" for m in messages) + "<mark>"
+class FakeTemplate(ChatTemplate):
+    def __init__(self):
+        super().__init__(
+            "{% for m in messages %}<mark>{{ m.role }}:{{ m.content }}{{ '\n' }}{% endfor %}<mark>"
+        )

@@ -1,12 +1,15 @@
 """The public door over a fake model."""
 
+import copy
 import gc
+import pickle
 import threading
 
 import numpy as np
 import pytest
 
 from fastllm import LLM, SamplingParams, scoring
+from fastllm.chat import ChatTemplate
 from fastllm.errors import ContextLengthError, FormatError, RequestError
 from tests.driven import at_rest
 from tests.fakes import (
@@ -47,7 +50,7 @@ def test_generate_takes_texts_and_tokens_and_keeps_their_order():
     assert llm.generate([BOS, *b"one"], GREEDY)[0].token_ids == texts[0].token_ids
     assert llm.generate(np.array([[BOS, *b"one"]]), GREEDY)[0].token_ids == texts[0].token_ids
     assert llm.generate([], GREEDY) == []
-    with pytest.raises(RequestError, match="a prompt is"):
+    with pytest.raises(RequestError, match="must be a text or a list of token ids"):
         llm.generate([None], GREEDY)
 
 
@@ -199,6 +202,56 @@ def test_chat_whole_and_streamed():
     chunks = list(llm.chat(messages, greedy, stream=True))
     assert "".join(c.text for c in chunks) == "hello there"
     assert chunks[-1].finish_reason == "stop"
+
+
+def test_tools_and_template_args_reach_the_template():
+    source = "<mark>{{ tools[0].function.name }}{{ 'T' if enable_thinking else 'F' }}"
+    llm = LLM._of(FakeRunner(), FakeTokenizer(), ChatTemplate(source), "fake")
+    talk = [{"role": "user", "content": "hi"}]
+    tools = [{"type": "function", "function": {"name": "<mark>w"}}]
+    args = {"enable_thinking": True}
+    ids = llm.chat_token_ids(talk, tools=iter(tools), template_args=args)
+    assert ids == [MARK, *b"<mark>wT"]
+    done = llm.chat(talk, GREEDY, tools=tools, template_args=args)
+    assert done.prompt_token_ids == ids
+    streamed = llm.chat(talk, GREEDY, tools=tools, template_args=args, stream=True)
+    assert [t for c in streamed for t in c.token_ids] == done.token_ids
+    assert llm.submit_chat(talk, GREEDY, tools=tools, template_args=args).result() is not None
+    for wrong in (5, [1], {1: 2}, {"messages": []}, {"shield": 1}, {"x": object()}):
+        with pytest.raises(RequestError, match="template"):
+            llm.chat_token_ids(talk, template_args=wrong)
+
+
+def test_a_conversation_is_shortened_by_whole_turns():
+    llm = fake_llm(n_ctx=100)
+
+    def turn(n):
+        call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+        tool = {"role": "tool", "content": "sunny"}
+        answer = {"role": "assistant", "content": "ok"}
+        return [{"role": "user", "content": str(n) * 10}, call, tool, answer]
+
+    system = {"role": "system", "content": "kind"}
+    last = {"role": "user", "content": "bye"}
+    talk = [system, *turn(1), *turn(2), last]
+    short = [system, last]
+    kept = llm.fitting_messages(iter(talk), reserve=10)
+    assert [m["role"] for m in kept] == ["system", "user", "assistant", "tool", "assistant", "user"]
+    assert kept[1]["content"] == "2" * 10
+    assert len(llm.chat_token_ids(kept)) + 10 <= 100
+    used = len(llm.chat_token_ids(short))
+    assert llm.fitting_messages(talk, reserve=100 - used) == short
+    with pytest.raises(ContextLengthError, match="the last turn alone"):
+        llm.fitting_messages(talk, reserve=100 - used + 1)
+
+
+def test_an_llm_says_why_it_cannot_be_pickled_or_copied():
+    llm = fake_llm()
+    for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(pickle.PicklingError, match="cannot be pickled or copied"):
+            attempt(llm)
+    for value in (SamplingParams(stop=None, seed=3), llm.generate("x", GREEDY)[0]):
+        assert pickle.loads(pickle.dumps(value)) == value
 
 
 def test_a_stream_can_be_cancelled_closed_and_forgotten():

@@ -49,7 +49,9 @@ from fastllm.chat.bounds import (
     measured,
     require,
 )
+from fastllm.tokenizer.special import SHIELD
 
+_ESCAPED_SHIELD = json.dumps(SHIELD)[1:-1]  # the mark must stay one, whatever writes it
 _REMOVED_FILTERS = ("wordwrap", "urlize", "xmlattr", "pprint")
 _REMOVED_METHODS = frozenset(("translate", "expandtabs", "format_map", "encode"))
 
@@ -191,9 +193,10 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(
+    text = json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+    return text.replace(_ESCAPED_SHIELD, SHIELD) if ensure_ascii else text
 
 
 class TemplateRefusal(jinja2.TemplateError):

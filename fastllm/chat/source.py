@@ -1,4 +1,4 @@
-"""Where a checkpoint keeps its chat template, and the texts of BOS and EOS that it uses."""
+"""Where a checkpoint keeps its chat template, and the special tokens that it may name."""
 
 from __future__ import annotations
 
@@ -15,11 +15,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TemplateSource:
-    """A template's Jinja text and the two special tokens it may name."""
+    """A template's Jinja text and the special tokens it may name.
+
+    Attributes
+    ----------
+    source : str
+    special_tokens : dict of str to str or list of str
+        Under transformers' names, such as ``bos_token``; those that the model has.
+    """
 
     source: str
-    bos_token: str
-    eos_token: str
+    special_tokens: dict[str, str | list[str]]
+
+
+# What transformers hands to a template, and the key that GGUF keeps the token's id under.
+_NAMED = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "sep_token": "seperator_token_id",  # spelled so in the format
+    "pad_token": "padding_token_id",
+    "cls_token": "cls_token_id",
+    "mask_token": "mask_token_id",
+}
+_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
 def find_source(checkpoint: Checkpoint) -> TemplateSource | None:
@@ -41,12 +60,13 @@ def _from_gguf(metadata: Mapping[str, Any]) -> TemplateSource | None:
         return None
     tokens = metadata.get("tokenizer.ggml.tokens")
 
-    def text_of(key: str) -> str:
-        i = metadata.get(f"tokenizer.ggml.{key}_token_id")
+    found: dict[str, str | list[str]] = {}
+    for name, key in _NAMED.items():
+        i = metadata.get(f"tokenizer.ggml.{key}")
         known = isinstance(tokens, list) and isinstance(i, int) and 0 <= i < len(tokens)
-        return str(tokens[i]) if known and isinstance(tokens, list) and i is not None else ""
-
-    return TemplateSource(source, text_of("bos"), text_of("eos"))
+        if known and isinstance(tokens, list) and i is not None:
+            found[name] = str(tokens[i])
+    return TemplateSource(source, found)
 
 
 def _from_folder(files: Mapping[str, str]) -> TemplateSource | None:
@@ -61,12 +81,22 @@ def _from_folder(files: Mapping[str, str]) -> TemplateSource | None:
     if not source:
         return None
 
-    def text_of(key: str) -> str:
-        value = config.get(key) or special.get(key)
-        value = value.get("content") if isinstance(value, dict) else value
-        return value if isinstance(value, str) else ""
+    found: dict[str, str | list[str]] = {}
+    for name in (*_NAMED, *_LISTS):
+        value = _texts(config.get(name)) or _texts(special.get(name))
+        if value and isinstance(value, list) == (name in _LISTS):
+            found[name] = value
+    return TemplateSource(source, found)
 
-    return TemplateSource(source, text_of("bos_token"), text_of("eos_token"))
+
+def _texts(value: object) -> str | list[str] | None:
+    """Return the text of a token, or those of a list; None where there is none."""
+    if isinstance(value, dict):  # an added token with its flags
+        value = value.get("content")
+    if isinstance(value, list):
+        every = [_texts(one) for one in value]
+        return [one for one in every if isinstance(one, str)]
+    return value if isinstance(value, str) else None
 
 
 def _named_default(value: object) -> str | None:

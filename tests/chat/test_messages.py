@@ -10,14 +10,15 @@ from fastllm.chat.messages import checked_messages, plain_data
 from fastllm.errors import RequestError
 
 
-def test_messages_are_copied_and_text_parts_joined() -> None:
+def test_messages_are_copied_and_empty_keys_left_out() -> None:
     call = {"role": "assistant", "content": None, "tool_calls": ({"id": "1"},)}
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     result = checked_messages(iter([{"role": "user", "content": parts}, call]))
     assert result == [
-        {"role": "user", "content": "ab"},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+        {"role": "user", "content": parts},
+        {"role": "assistant", "tool_calls": [{"id": "1"}]},
     ]
+    assert result[0]["content"] is not parts
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,74 @@ def test_kwargs_reach_the_template() -> None:
     assert template.render(TALK) == "talk"
 
 
+def test_special_tokens_by_their_names_in_transformers(tmp_path: Path) -> None:
+    source = (
+        "{{ pad_token }}{{ unk_token }}{{ additional_special_tokens }}{{ sep_token is defined }}"
+    )
+    metadata = {
+        "tokenizer.chat_template": source,
+        "tokenizer.ggml.tokens": ["<pad>", "<unk>"],
+        "tokenizer.ggml.padding_token_id": 0,
+        "tokenizer.ggml.unknown_token_id": 1,
+    }
+    template = template_of(checkpoint("gguf", metadata, {}))
+    assert template is not None
+    assert template.render(TALK) == "<pad><unk>False"
+    config = {"chat_template": source, "pad_token": {"content": "<p>"}}
+    config["additional_special_tokens"] = ["<a>", {"content": "<b>"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"unk_token": "<u>"}))
+    files = {path.name: str(path) for path in tmp_path.iterdir()}
+    template = template_of(checkpoint("hf", {}, files))
+    assert template is not None
+    assert template.render(TALK) == "<p><u>['<a>', '<b>']False"
+
+
+@pytest.mark.parametrize("given", ["thinking", "reasoning", "reasoning_content"])
+@pytest.mark.parametrize("read", ["thinking", "reasoning_content"])
+def test_reasoning_under_each_name(given: str, read: str) -> None:
+    talk = [{"role": "assistant", "content": "a", given: "because"}]
+    assert ChatTemplate("{{ messages[0]['" + read + "'] }}").render(talk) == "because"
+
+
+def test_content_of_none_is_no_word() -> None:
+    talk = [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}], "name": None}]
+    assert ChatTemplate("[{{ messages[0].content }}{{ messages[0].name }}]").render(talk) == "[]"
+
+
+PARTS = [{"role": "user", "content": [{"type": "text", "text": t} for t in ("one", "two")]}]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("{% for p in m.content %}[{{ p.text }}]{% endfor %}", "[one][two]"),
+        ("{{ m.content }}", "onetwo"),  # would write the list as Python shows it
+        ("{{ m.content | tojson }}", '"onetwo"'),
+        ("{{ m.content + '!' }}", "onetwo!"),  # would fail
+        ("{% if m.content is string %}{{ m.content }}{% endif %}", "onetwo"),  # would drop it
+    ],
+)
+def test_text_parts_as_the_template_reads_them(content: str, expected: str) -> None:
+    source = "{% for m in messages %}" + content + "{% endfor %}"
+    assert ChatTemplate(source).render(PARTS) == expected
+
+
+@pytest.mark.parametrize(
+    ("tools", "words"),
+    [
+        ("w", "tools must be a list"),
+        ({"name": "w"}, "tools must be a list"),
+        ([5], r"tools\[0\] must be the JSON schema of a function, not 5"),
+        ([{"type": "function"}], r"tools\[0\] needs a name"),
+        ([{"name": "w", "x": {1: 2}}], "a key that is not a string"),
+    ],
+)
+def test_malformed_tools(tools: Any, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        ChatTemplate("").render(TALK, tools=tools)
+
+
 def test_the_callers_messages_stay_as_they_are() -> None:
     talk = [{"role": "user", "content": "a", "extra": {"list": [1]}}]
     with pytest.raises(FormatError, match="unsafe"):
