@@ -5,17 +5,24 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from fastllm.cli import notices
 from fastllm.cli.json_output import print_json
 from fastllm.errors import RequestError
 from fastllm.request import Chunk, SamplingParams, Timings
 
 if TYPE_CHECKING:
     from fastllm.answers import Stream
+    from fastllm.cli.template_input import TemplateInput
     from fastllm.llm import LLM
 
 
 def begin(
-    llm: LLM, messages: list[dict[str, str]], params: SamplingParams, *, chatting: bool
+    llm: LLM,
+    messages: list[dict[str, str]],
+    params: SamplingParams,
+    extra: TemplateInput,
+    *,
+    chatting: bool,
 ) -> Stream:
     """Start an answer to a conversation, or to its last text alone when not `chatting`."""
     last = messages[-1]["content"]
@@ -23,7 +30,7 @@ def begin(
         return llm.stream(last, params)
     if not last:
         raise RequestError("the prompt is empty: give some text")
-    return llm.chat(messages, params, stream=True)
+    return llm.chat(messages, params, stream=True, **extra.keywords)
 
 
 def show(llm: LLM, stream: Stream, *, as_json: bool, verbose: bool) -> str:
@@ -45,6 +52,8 @@ def show(llm: LLM, stream: Stream, *, as_json: bool, verbose: bool) -> str:
     elif not text.endswith("\n"):
         print()
     sys.stdout.flush()
+    if last is not None and last.finish_reason == "length":
+        notices.full_context(llm, timings)
     if verbose:
         print(timing_line(timings), file=sys.stderr)
     return text

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from fastllm.cli import text_input
+from fastllm.cli import notices, text_input
 from fastllm.cli.answer import begin, show
-from fastllm.errors import FastLLMError
+from fastllm.errors import ContextLengthError, FastLLMError
 from fastllm.request import SamplingParams
 
 if TYPE_CHECKING:
     from fastllm.answers import Stream
+    from fastllm.cli.template_input import TemplateInput
     from fastllm.llm import LLM
 
 HELP = """\
@@ -37,8 +38,12 @@ class Chat:
     params : SamplingParams
     system : str or None
         System message.
+    extra : TemplateInput
+        Tools and variables of the template.
     chatting : bool
         False: the model has no chat template, and each line is a text to go on from.
+    context_shift : bool
+        Forget the oldest turns where the conversation outgrows the context.
     as_json, verbose : bool
         As the options of ``fastllm run``.
     """
@@ -48,12 +53,15 @@ class Chat:
         llm: LLM,
         params: SamplingParams,
         system: str | None,
+        extra: TemplateInput,
         *,
         chatting: bool,
+        context_shift: bool,
         as_json: bool,
         verbose: bool,
     ) -> None:
         self._llm, self._params, self._system = llm, params, system
+        self._extra, self._context_shift = extra, context_shift
         self._chatting, self._as_json, self._verbose = chatting, as_json, verbose
         self._messages: list[dict[str, str]] = []
         self._clear()
@@ -110,7 +118,8 @@ class Chat:
     def _answer(self, text: str) -> None:
         try:
             asked = [*self._messages, {"role": "user", "content": text_input.argument(text)}]
-            stream = begin(self._llm, asked, self._params, chatting=self._chatting)
+            asked = self._fitting(asked)
+            stream = begin(self._llm, asked, self._params, self._extra, chatting=self._chatting)
             with stream, _stopped_by_ctrl_c(stream):
                 answer = show(self._llm, stream, as_json=self._as_json, verbose=self._verbose)
         except FastLLMError as error:
@@ -118,6 +127,25 @@ class Chat:
             return
         # What was stopped half-way stays in the history: the user saw it and may refer to it.
         self._messages = [*asked, {"role": "assistant", "content": answer}]
+
+    def _fitting(self, asked: list[dict[str, str]]) -> list[dict[str, str]]:
+        """Return the conversation without the turns that have no room beside an answer."""
+        llm = self._llm
+        if not (self._chatting and self._context_shift and asked[-1]["content"]):
+            return asked
+        # A quarter for the answer, where it was not asked to be shorter; less for a long question.
+        quarter = max(1, llm.n_ctx // 4)
+        wanted = quarter if self._params.max_tokens is None else self._params.max_tokens
+        keywords = self._extra.keywords
+        try:
+            kept = llm.fitting_messages(asked, reserve=max(1, min(wanted, quarter)), **keywords)
+        except ContextLengthError:
+            kept = llm.fitting_messages(asked, reserve=1, **keywords)
+        dropped = len(asked) - len(kept)
+        if not dropped:
+            return asked
+        notices.forgotten(dropped, llm.n_ctx)
+        return [{"role": m["role"], "content": m["content"]} for m in kept]
 
 
 def _input(prompt: str) -> str:

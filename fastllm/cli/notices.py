@@ -13,7 +13,9 @@ from click.core import ParameterSource
 from fastllm.errors import FastLLMError
 
 if TYPE_CHECKING:
+    from fastllm.cli.template_input import TemplateInput
     from fastllm.llm import LLM
+    from fastllm.request import Timings
 
 _FLOATS = {"f32", "f16", "bf16", "f64"}
 # Penalties change the logits themselves; the rest of the chain only chooses among equals.
@@ -43,13 +45,31 @@ def greedy(ctx: click.Context) -> None:
         say(f"--temp 0 takes the likeliest token; {', '.join(given)} changes nothing")
 
 
-def no_template(llm: LLM, system: str | None, *, interactive: bool, no_chat: bool) -> None:
+def no_template(
+    llm: LLM, system: str | None, extra: TemplateInput, *, interactive: bool, no_chat: bool
+) -> None:
     """Say what a text that is merely continued does not have."""
     why = "--no-chat" if no_chat else f"{llm.name} has no chat template"
     if system:
         say(f"{why}: --system is not used")
+    if extra:
+        say(f"{why}: --tools and --template-arg are not used")
     if interactive:
         say(f"{why}: each line is continued by itself, nothing is remembered")
+
+
+def full_context(llm: LLM, timings: Timings) -> None:
+    """Say that an answer ended where the context did."""
+    if timings.prompt_tokens + timings.completion_tokens >= llm.n_ctx:
+        say(f"the context of {llm.n_ctx} tokens is full, the answer is cut (-c sets a larger one)")
+
+
+def forgotten(count: int, n_ctx: int) -> None:
+    """Say that a chat forgets its oldest messages."""
+    say(
+        f"the context of {n_ctx} tokens is nearly full: the {count} oldest messages are forgotten "
+        "(--no-context-shift keeps them)"
+    )
 
 
 def quant(model: str, type: str) -> None:

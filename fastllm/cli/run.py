@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from fastllm.cli import notices, options, text_input
+from fastllm.cli import notices, options, template_input, text_input
 from fastllm.cli.answer import begin, show
 from fastllm.cli.chat import Chat
 from fastllm.cli.loaded import loaded
@@ -18,6 +18,19 @@ from fastllm.request import SamplingParams
 @click.argument("prompt", required=False)
 @click.option("-f", "--file", help="Read the prompt from a file, as it is.")
 @click.option("--system", help="System message of the chat.")
+@click.option("--tools", "tools_file", help="JSON file of functions the model may call.")
+@click.option(
+    "--template-arg",
+    "template_args",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Variable of the chat template, as enable_thinking=false; repeatable.",
+)
+@click.option(
+    "--no-context-shift",
+    is_flag=True,
+    help="In a chat, stop at the end of the context instead of forgetting the oldest turns.",
+)
 @click.option("--no-chat", is_flag=True, help="Continue the text itself, without chat template.")
 @options.sampling_options
 @options.as_json
@@ -29,6 +42,9 @@ def command(
     prompt: str | None,
     file: str | None,
     system: str | None,
+    tools_file: str | None,
+    template_args: tuple[str, ...],
+    no_context_shift: bool,
     no_chat: bool,
     max_tokens: int,
     temp: float,
@@ -70,6 +86,7 @@ def command(
     # Before the load: wrong input is refused at once.
     text = "" if interactive else _text(prompt, file)
     system = None if system is None else text_input.argument(system)
+    extra = template_input.read(tools_file, template_args)
     notices.greedy(ctx)
     with loaded(
         model, n_threads=n_threads, n_ctx=n_ctx, n_batch=n_batch, quant=quant, kv_type=kv_type
@@ -79,13 +96,22 @@ def command(
             print(f"{llm!r}, {llm.isa}, loaded in {llm.load_s:.2f} s", file=sys.stderr)
         chatting = llm.has_chat_template and not no_chat
         if not chatting:
-            notices.no_template(llm, system, interactive=interactive, no_chat=no_chat)
+            notices.no_template(llm, system, extra, interactive=interactive, no_chat=no_chat)
         if interactive:
-            Chat(llm, params, system, chatting=chatting, as_json=as_json, verbose=verbose).loop()
+            Chat(
+                llm,
+                params,
+                system,
+                extra,
+                chatting=chatting,
+                context_shift=not no_context_shift,
+                as_json=as_json,
+                verbose=verbose,
+            ).loop()
             return
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": text})
-        stream = begin(llm, messages, params, chatting=chatting)
+        stream = begin(llm, messages, params, extra, chatting=chatting)
         show(llm, stream, as_json=as_json, verbose=verbose)
 
 

@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from fastllm.chat import ChatTemplate
 from fastllm.cli import main
 from tests.fakes import MARK, scripted
 
@@ -129,6 +130,63 @@ def test_a_chat_survives_an_overflow(fake, stdin, capsys):
     captured = capsys.readouterr()
     assert captured.out.split("\n")[:2] == ["turn 1", "turn 2"]
     assert "holds 100" in captured.err
+
+
+LONG_CHAT = [b"a" * 25, b"b" * 25, b"c" * 25]
+
+
+def test_a_chat_forgets_its_oldest_turns_and_says_so(fake, stdin, capsys):
+    fake.model = say
+    stdin(b"\n".join(LONG_CHAT), terminal=True)
+    assert main.run(["run", "m", "--temp", "0", "-c", "160", "--system", "kind"]) == 0
+    captured = capsys.readouterr()
+    # system, user: 2 marks and the opening; the third turn again has one earlier turn only
+    assert captured.out.split() == ["turn", "1", "turn", "2", "turn", "2"]
+    assert "the 2 oldest messages are forgotten" in captured.err
+
+
+def test_a_chat_keeps_its_turns_when_told_to(fake, stdin, capsys):
+    fake.model = say
+    stdin(b"\n".join([*LONG_CHAT, b"d" * 25]), terminal=True)
+    argv = ["run", "m", "--temp", "0", "-c", "160", "--no-context-shift", "--system", "kind"]
+    assert main.run(argv) == 0
+    captured = capsys.readouterr()
+    assert "forgotten" not in captured.err
+    assert "holds 160" in captured.err
+
+
+def test_an_answer_that_ends_with_the_context_says_so(fake, capsys):
+    assert main.run(["run", "m", "hi", "-c", "30"]) == 0
+    assert "the context of 30 tokens is full" in capsys.readouterr().err
+    assert main.run(["run", "m", "hi", "-c", "30", "-n", "3"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_tools_and_template_arguments(fake, capsys, tmp_path):
+    fake.template = ChatTemplate("{{ tools[0].name }}{{ 'T' if a else 'F' }}{{ b }}")
+    path = tmp_path / "tools.json"
+    path.write_text('[{"name": "weather"}]')
+    argv = ["run", "m", "hi", "-n", "1", "--json", "--tools", str(path)]
+    argv += ["--template-arg", "a=true", "--template-arg", "b=text"]
+    assert main.run(argv) == 0
+    assert json.loads(capsys.readouterr().out)["prompt_tokens"] == len("weatherTtext")
+
+
+@pytest.mark.parametrize(
+    ("text", "extra", "words"),
+    [
+        ("{", [], "not JSON"),
+        ("5", [], "tools must be a list"),
+        ("[{}]", [], r"tools[0] needs a name"),
+        ("[]", ["--template-arg", "x"], "must be NAME=VALUE"),
+    ],
+)
+def test_bad_tools_are_refused_before_the_load(fake, capsys, tmp_path, text, extra, words):
+    path = tmp_path / "tools.json"
+    path.write_text(text)
+    assert main.run(["run", "m", "hi", "--tools", str(path), *extra]) == 1
+    assert words in capsys.readouterr().err
+    assert not fake
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(fake, stdin, capsys):
