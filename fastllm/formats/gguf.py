@@ -19,6 +19,7 @@ from fastllm.quants.blocks import by_id
 #: First four bytes of a GGUF file.
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
+_MAX_ELEMENTS = 1 << 60
 _MAX_DIMS = 4
 _SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
@@ -167,10 +168,11 @@ def _tensor(
         block = by_id(type_id)
     except UnsupportedError as error:
         raise UnsupportedError(f"{header.path}: {what} at offset {offset}: {error}") from None
-    if 0 in dims:
-        raise header.error(f"{what} has a dimension of 0", offset)
     elements = 1
     for size in dims:
+        if size > _MAX_ELEMENTS or elements * size > _MAX_ELEMENTS:
+            # checked before a dimension of 0, which ggml allows, makes it small again
+            raise header.error(f"{what} has more elements than any file", offset)
         elements *= size
     if (dims[0] if dims else 1) % block.elements:
         raise header.error(

@@ -10,7 +10,8 @@ from fastllm.formats.checks import regular_file_size, shown
 
 # config.json and index files are kilobytes; the index of the largest known model is some megabytes.
 _MAX_BYTES = 64 << 20
-_MAX_DIGITS = 20
+# int() of a long string takes quadratic time; transformers writes "no limit" as 31 digits.
+_MAX_DIGITS = 400
 
 
 def parse_object(text: bytes, where: str) -> dict[str, Any]:
@@ -33,7 +34,6 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
         return result
 
     def whole(digits: str) -> int:
-        # int() of a long string takes quadratic time.
         if len(digits) > _MAX_DIGITS:
             raise FormatError(f"{where}: a number of {len(digits)} digits")
         return int(digits)

@@ -55,12 +55,14 @@ def load_gguf(metadata: Mapping[str, Any]) -> LoadedVocabulary:
             if i is not None:  # or it would be shown, and made out of user text
                 found.kinds[i] = vocabulary.CONTROL
     declared = [eos, *(_token_id(metadata, f"{n}_token_id", None, found) for n in ("eot", "eom"))]
-    ends = mark_end_tokens(found, declared, _spellable(metadata, found))
+    ends = mark_end_tokens(found, declared, _ordinary(metadata, found))
     add_bos, add_space = model in ("llama", "gemma4"), model == "llama"
     suffix: tuple[int, ...] = ()
     if model == "llama":
         add_space = bool(metadata.get(_KEY + "add_space_prefix", True))
-        scores = _numbers(metadata, "scores", len(found.tokens))
+        scores = [0.0] * len(found.tokens)  # as ggml has it, where the file gives none
+        if _KEY + "scores" in metadata:
+            scores = _numbers(metadata, "scores", len(found.tokens))
         fragment = sentencepiece_model.fragment_encoder(found, scores, add_space)
     elif model == "bert":
         fragment = _wordpiece(metadata, found)
@@ -162,8 +164,14 @@ def _pre_rule(metadata: Mapping[str, Any], model: str) -> pre.PreRule:
     return pre.pre_rule(str(name))
 
 
-def _spellable(metadata: Mapping[str, Any], found: Vocabulary) -> set[str]:
-    """Return the end texts that are ordinary tokens and the result of a merge."""
+def _ordinary(metadata: Mapping[str, Any], found: Vocabulary) -> set[str]:
+    """Return the end texts that end nothing: they only look like control tokens.
+
+    A file with ``token_type`` says what is a control token (Gemma has an HTML ``</s>`` that is
+    none); in one without it, an ordinary token is what merging can make.
+    """
+    if _KEY + "token_type" in metadata:
+        return set(vocabulary.END_TEXTS) - found.of_kind(vocabulary.CONTROL).keys()
     suspects = {
         text
         for text in vocabulary.END_TEXTS
@@ -195,7 +203,7 @@ def _bpe(
     try:
         model = models.BPE(ids, merges, **options)
     except Exception:  # noqa: BLE001  the library raises bare Exception for a merge of unknown tokens
-        model = models.BPE(ids, _merges_within(ids, merges, found), **options)
+        model = models.BPE(ids, _merges_within(ids, merges), **options)
     tokenizer = Tokenizer(model)
     cuts: list[Any] = [
         pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns
@@ -209,32 +217,25 @@ def _bpe(
 
 
 def _merges(lines: list[str]) -> list[tuple[str, str]]:
-    """Cut each line at its first space; a line may itself begin with one that is no cut."""
-    pairs: list[Any] = [tuple(line.split(" ", 1)) for line in lines]
-    for i, pair in enumerate(pairs) if {len(pair) for pair in pairs} != {2} else ():
-        if len(pair) != 2:
-            raise FormatError(f"tokenizer.ggml.merges holds {lines[i][:80]!r}, which is no pair")
-    for i in [i for i, (left, _) in enumerate(pairs) if not left]:
-        left, _, right = lines[i][1:].partition(" ")
-        pairs[i] = (" " + left, right)
+    """Cut each line at its first space; a line may itself begin with one that is no cut.
+
+    A line that is no pair merges nothing; ggml passes over it, too.
+    """
+    pairs = []
+    for line in lines:
+        cut = line.find(" ", 1)
+        if 0 < cut < len(line) - 1:
+            pairs.append((line[:cut], line[cut + 1 :]))
     return pairs
 
 
-def _merges_within(
-    ids: Mapping[str, int], merges: list[tuple[str, str]], found: Vocabulary
-) -> list[tuple[str, str]]:
-    """Drop merges that touch a control token; refuse those of no token at all."""
-    kept = []
-    for left, right in merges:
-        names = (left, right, left + right)
-        if all(name in ids for name in names):
-            kept.append((left, right))
-        elif not all(name in found.ids for name in names):
-            raise FormatError(
-                f"tokenizer.ggml.merges joins {left[:40]!r} and {right[:40]!r}, "
-                "but not all of it is in tokenizer.ggml.tokens"
-            )
-    return kept
+def _merges_within(ids: Mapping[str, int], merges: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Drop merges that touch a control token, and those of no token at all: nothing uses them."""
+    return [
+        (left, right)
+        for left, right in merges
+        if left in ids and right in ids and left + right in ids
+    ]
 
 
 def _wordpiece(metadata: Mapping[str, Any], found: Vocabulary) -> Callable[[str, bool], list[int]]:

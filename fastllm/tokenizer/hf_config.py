@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import Any
 
@@ -11,7 +12,35 @@ from fastllm.formats.json_files import read_object
 from fastllm.tokenizer.vocabulary import MAX_TOKEN_ID
 
 Files = Mapping[str, str | PathLike[str]]
-_NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
+_NAMED = (
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+)  # fmt: skip
+_LISTS = ("additional_special_tokens", "extra_special_tokens")
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that is cut out of a text as a whole.
+
+    Attributes
+    ----------
+    text : str
+    special : bool
+        A control token: not made out of untrusted text, not shown.
+    lstrip, rstrip : bool
+        It swallows the white space before or after it.
+    single_word : bool
+        It is not looked for inside words.
+    normalized : bool or None
+        It is looked for in the normalized text; None: where it is not special.
+    """
+
+    text: str
+    special: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+    normalized: bool | None = None
 
 
 def read_text(path: str | PathLike[str]) -> str:
@@ -38,9 +67,13 @@ class TokenizerConfig:
     Attributes
     ----------
     named_texts : set of str
-        Texts of BOS, EOS, UNK and padding.
+        Texts of BOS, EOS, UNK, padding and the like.
+    special_texts : dict of str to AddedToken
+        Every control token that a file names, in order.
     added : dict of str to int
         Tokens added to the vocabulary after its training.
+    added_tokens : list of AddedToken
+        The same in order of their ids, as they want to be looked for.
     special_ids : set of int
         Those of them that are control tokens.
     chat_templates : dict of str to str
@@ -62,6 +95,8 @@ class TokenizerConfig:
         self.named_texts = {t for t in map(self._text_of, _NAMED) if t is not None}
         self.added = {t: i for t, i in read("added_tokens.json").items() if isinstance(i, int)}
         self.special_ids: set[int] = set()
+        self.special_texts = self._special_texts()
+        self.added_tokens: list[AddedToken] = []
         self._read_added_tokens()
         self.chat_templates = self._templates(files, read("chat_template.json"))
 
@@ -74,7 +109,24 @@ class TokenizerConfig:
                 return value
         return None
 
+    def _special_texts(self) -> dict[str, AddedToken]:
+        """Control tokens named alone or in a list, as texts or as objects with flags."""
+        found: dict[str, AddedToken] = {}
+        for source in (self._tokenizer, self._special_map):
+            entries = [source.get(name) for name in _NAMED]
+            for name in _LISTS:
+                several = source.get(name)
+                if isinstance(several, dict):  # a name for each, which templates may use
+                    several = list(several.values())
+                entries += several if isinstance(several, list) else []
+            for entry in entries:
+                token = _added_token(entry, special=True)
+                if token is not None:
+                    found.setdefault(token.text, token)
+        return found
+
     def _read_added_tokens(self) -> None:
+        flags: dict[str, AddedToken] = {}
         entries = self._tokenizer.get("added_tokens_decoder")
         for key, entry in entries.items() if isinstance(entries, dict) else ():
             if not (key.isdecimal() and isinstance(entry, dict)):
@@ -82,11 +134,19 @@ class TokenizerConfig:
             text = entry.get("content")
             if isinstance(text, str) and text:
                 self.added[text] = int(key)
-                if entry.get("special"):
+                token = _added_token(entry, special=bool(entry.get("special")))
+                assert token is not None
+                flags[text] = token
+                if token.special:
                     self.special_ids.add(int(key))
         for text, i in self.added.items():
             if not 0 <= i <= MAX_TOKEN_ID:
                 raise FormatError(f"added token {text[:80]!r} has id {i}, not in 0..{MAX_TOKEN_ID}")
+        for text in sorted(self.added, key=self.added.__getitem__):
+            token = flags.get(text) or AddedToken(text)
+            if text in self.special_texts and not token.special:
+                token = replace(token, special=True)
+            self.added_tokens.append(token)
 
     def _templates(self, files: Files, template_file: Mapping[str, Any]) -> dict[str, str]:
         templates: dict[str, str] = {}
@@ -122,3 +182,23 @@ class TokenizerConfig:
                 values = value if isinstance(value, list) else [value]
                 return [i for i in values if isinstance(i, int) and 0 <= i <= MAX_TOKEN_ID]
         return []
+
+
+def _added_token(entry: Any, special: bool) -> AddedToken | None:
+    """Return a token given as its text or as an object with flags; None for anything else."""
+    if isinstance(entry, str) and entry:
+        return AddedToken(entry, special)
+    if not isinstance(entry, dict):
+        return None
+    text = entry.get("content")
+    if not isinstance(text, str) or not text:
+        return None
+    normalized = entry.get("normalized")
+    return AddedToken(
+        text,
+        special,
+        lstrip=entry.get("lstrip") is True,
+        rstrip=entry.get("rstrip") is True,
+        single_word=entry.get("single_word") is True,
+        normalized=normalized if isinstance(normalized, bool) else None,
+    )

@@ -47,7 +47,10 @@ def load_hf(
     """
     config = TokenizerConfig(files, model_config, generation_config)
     if "tokenizer.json" in files:
-        return _from_library(_open_tokenizer_json(files["tokenizer.json"]), config)
+        tokenizer = _open_tokenizer_json(files["tokenizer.json"])
+        _add_tokens(tokenizer, config)
+        # transformers drops add_bos_token and add_eos_token here: the file has a post-processor
+        return _from_library(tokenizer, config, overruled=False)
     if "tokenizer.model" in files:
         return hf_sentencepiece.load(files["tokenizer.model"], config)
     if "vocab.json" in files and "merges.txt" in files:
@@ -97,7 +100,43 @@ def _open_gpt2(files: Files, config: TokenizerConfig) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _from_library(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig) -> LoadedVocabulary:
+def _add_tokens(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig) -> None:
+    """Add what only the files beside tokenizer.json name; what it says itself is not changed."""
+    from tokenizers import AddedToken
+
+    known = {added.content: added for added in tokenizer.get_added_tokens_decoder().values()}
+    texts = {token.text for token in config.added_tokens}
+    named = [token for text, token in config.special_texts.items() if text not in texts]
+    for token in (*config.added_tokens, *named):
+        there = known.get(token.text)
+        if there is not None and (there.special or not token.special):
+            continue
+        if there is None and tokenizer.token_to_id(token.text) is None:
+            wanted = config.added.get(token.text)
+            if wanted is not None and wanted != tokenizer.get_vocab_size(with_added_tokens=True):
+                raise FormatError(
+                    f"added token {token.text[:80]!r} has id {wanted}, and tokenizer.json leaves "
+                    f"{tokenizer.get_vocab_size(with_added_tokens=True)} for it"
+                )
+        add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
+        normalized = not token.special if token.normalized is None else token.normalized
+        add(
+            [
+                AddedToken(
+                    token.text,
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    single_word=token.single_word,
+                    normalized=normalized,
+                    special=token.special,
+                )
+            ]
+        )
+
+
+def _from_library(
+    tokenizer: tokenizers.Tokenizer, config: TokenizerConfig, overruled: bool = True
+) -> LoadedVocabulary:
     byte_level, strips_space, continuation = _spelling(tokenizer)
     found = id_table(tokenizer.get_vocab(with_added_tokens=True), byte_level)
     found.continuation = continuation
@@ -105,7 +144,7 @@ def _from_library(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig) -> L
         found.kinds[i] = vocabulary.CONTROL if added.special else vocabulary.USER_DEFINED
     prefix, suffix = _around(tokenizer)
     encode = _encoder(tokenizer, found)
-    return finish_hf(found, config, encode, prefix, suffix, strips_space)
+    return finish_hf(found, config, encode, prefix, suffix, strips_space, overruled)
 
 
 def _spelling(tokenizer: tokenizers.Tokenizer) -> tuple[bool, bool, str]:

@@ -71,21 +71,23 @@ def finish_hf(
     prefix: tuple[int, ...],
     suffix: tuple[int, ...],
     strips_space: bool,
+    overruled: bool = True,
 ) -> LoadedVocabulary:
     """Join a vocabulary of a Hugging Face folder with what its configuration says.
 
     Parameters
     ----------
     prefix, suffix : tuple of int
-        What the vocabulary's own file puts around a text; ``add_bos_token`` and ``add_eos_token``
-        of tokenizer_config.json overrule it, as in transformers.
+        What the vocabulary's own file puts around a text.
+    overruled : bool
+        ``add_bos_token`` and ``add_eos_token`` of tokenizer_config.json decide instead.
     """
     bos = config.special_id("bos_token", found.ids)
     eos = config.special_id("eos_token", found.ids)
-    if bos is not None and config.adds("bos") is not None:
+    if overruled and bos is not None and config.adds("bos") is not None:
         rest = prefix[1:] if prefix[:1] == (bos,) else prefix
         prefix = (bos, *rest) if config.adds("bos") else rest
-    if eos is not None and config.adds("eos") is not None:
+    if overruled and eos is not None and config.adds("eos") is not None:
         rest = suffix[:-1] if suffix[-1:] == (eos,) else suffix
         suffix = (*rest, eos) if config.adds("eos") else rest
     control = found.of_kind(vocabulary.CONTROL)

@@ -203,3 +203,12 @@ def test_other_versions(version, message):
     raw[4:8] = struct.pack("<I", version)
     with pytest.raises(UnsupportedError, match=message):
         samples.parse_gguf(bytes(raw))
+
+
+def test_a_dimension_of_zero_is_ggmls():
+    from tests.formats.test_gguf_hostile import build, tensor
+
+    file = samples.parse_gguf(build((), [tensor(b"none", dims=(4, 0)), tensor(b"one", dims=(1,))]))
+    assert file.tensors["none"].shape == (0, 4)
+    assert file.tensors["none"].nbytes == 0
+    assert file.tensors["one"].nbytes == 4

@@ -79,18 +79,70 @@ def test_tokenizer_json_and_special_text(tmp_path: Path, library: Library) -> No
     assert tokenizer.encode(evil, parse_special=False) == plain  # the flag does not stick
 
 
-@pytest.mark.parametrize(("said", "expected"), [(True, [1]), (False, [])])
-def test_add_bos_token_rules(
-    tmp_path: Path, library: Library, said: bool, expected: list[int]
+@pytest.mark.parametrize("said", [True, False])
+def test_what_stands_around_a_text_is_the_post_processors(
+    tmp_path: Path, library: Library, said: bool
 ) -> None:
-    if not said:
-        library.post_processor = processors.TemplateProcessing(
-            single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
-        )
-    library.save(str(tmp_path / "tokenizer.json"))
-    config = {"bos_token": "<|im_start|>", "add_bos_token": said}
+    """add_bos_token and add_eos_token are training switches; transformers drops them here."""
+    config = {"bos_token": "<|im_start|>", "add_bos_token": said, "add_eos_token": said}
     write(tmp_path, "tokenizer_config.json", config)
-    assert Tokenizer.from_hf(files_in(tmp_path)).encode("") == expected
+    library.save(str(tmp_path / "tokenizer.json"))
+    assert Tokenizer.from_hf(files_in(tmp_path)).encode("") == []
+    library.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    library.save(str(tmp_path / "tokenizer.json"))
+    assert Tokenizer.from_hf(files_in(tmp_path)).encode("") == [1]
+
+
+END = "<|late|>"
+ENTRY = {"content": END, "special": True, "lstrip": False, "rstrip": True, "normalized": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"LATE": ENTRY}}),
+        ("tokenizer_config.json", {"additional_special_tokens": [END]}),
+        ("tokenizer_config.json", {"extra_special_tokens": {"late_token": END}}),
+        ("tokenizer_config.json", {"extra_special_tokens": [ENTRY]}),
+        ("tokenizer_config.json", {"eos_token": ENTRY}),
+        ("special_tokens_map.json", {"mask_token": END}),
+        ("added_tokens.json", {END: "LATE"}),
+    ],
+)
+def test_tokens_named_beside_tokenizer_json(tmp_path: Path, library: Library, name, content):
+    """Older fine-tunes name their turn markers in the files beside; transformers adds them."""
+    late = library.get_vocab_size(with_added_tokens=True)
+    library.save(str(tmp_path / "tokenizer.json"))
+    text = json.dumps(content).replace(
+        '"LATE"', f'"{late}"' if "decoder" in str(content) else str(late)
+    )
+    (tmp_path / name).write_text(text)
+    tokenizer = Tokenizer.from_hf(files_in(tmp_path))
+    ids = tokenizer.encode(f"a{END} b", parse_special=True)
+    assert ids.count(late) == 1
+    special = name != "added_tokens.json"
+    assert (late in tokenizer.special_ids) == special
+    assert (END in tokenizer.decode(ids)) == (not special)
+    assert (late in tokenizer.encode(END)) == (not special)
+    if ENTRY in content.values():  # rstrip: the space behind it is gone
+        assert tokenizer.decode(ids) == "ab"
+
+
+def test_an_added_token_that_does_not_fit_is_refused(tmp_path: Path, library: Library):
+    late = library.get_vocab_size(with_added_tokens=True)
+    library.save(str(tmp_path / "tokenizer.json"))
+    write(tmp_path, "added_tokens.json", {END: late + 5})
+    with pytest.raises(FormatError, match=f"has id {late + 5}"):
+        Tokenizer.from_hf(files_in(tmp_path))
+
+
+def test_a_tokenizer_without_length_limit(tmp_path: Path, library: Library):
+    """transformers writes "no limit" as int(1e30), 31 digits."""
+    library.save(str(tmp_path / "tokenizer.json"))
+    write(tmp_path, "tokenizer_config.json", {"model_max_length": int(1e30)})
+    assert Tokenizer.from_hf(files_in(tmp_path)).encode("a")
 
 
 def test_decoders_of_sentencepiece_style(tmp_path: Path) -> None:
