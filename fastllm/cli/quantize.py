@@ -6,9 +6,12 @@ import sys
 
 import click
 
-from fastllm.cli import options
+from fastllm.cli import notices, options
 from fastllm.cli.progress import ProgressLine
 from fastllm.cli.units import size
+
+# K-quants first; "_m" are llama.cpp's mixtures. Written out so that --help imports no NumPy.
+TYPES = ("q4_k_m", "q5_k_m", "q4_k", "q5_k", "q6_k", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "f16")
 
 
 @click.command("quantize")
@@ -17,14 +20,14 @@ from fastllm.cli.units import size
 @click.option(
     "--type",
     "kind",
-    type=click.Choice(["q8_0", "q4_0", "q4_1"]),
+    type=click.Choice(TYPES),
     default="q8_0",
     show_default=True,
-    help="Type of the weight matrices.",
+    help="Type of the weight matrices; _m mixes in q6_k where it matters.",
 )
 @options.verbose
 def command(model: str, out: str, kind: str) -> None:
-    """Write MODEL to the GGUF file OUT with its matrices as q8_0, q4_0 or q4_1."""
+    """Write MODEL to the GGUF file OUT with its matrices in another type."""
     from fastllm.formats.quantize_file import quantize_checkpoint
     from fastllm.loading import open_model
 
@@ -40,3 +43,8 @@ def command(model: str, out: str, kind: str) -> None:
         f"{stats.num_converted} of {stats.num_tensors} tensors converted",
         file=sys.stderr,
     )
+    if stats.rounded_twice:
+        notices.say(
+            f"{model} was quantized already ({', '.join(stats.rounded_twice)}); rounding twice "
+            "costs quality, start from f32, f16 or bf16 where there is one"
+        )

@@ -15,21 +15,13 @@ from fastllm.errors import FormatError, RequestError, UnsupportedError
 from fastllm.formats.checkpoint import Checkpoint
 from fastllm.formats.checks import shown
 from fastllm.formats.gguf_writer import NewTensor, Typed, write_gguf
+from fastllm.formats.mixtures import MIXTURES, is_quantized, type_of
 from fastllm.formats.tensors import TensorInfo
-from fastllm.quants import BLOCKS, dequantize, quantize, row_bytes
-
-#: ``general.file_type`` of each type that a model can be rewritten in.
-FILE_TYPES = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "bf16": 32,
-}  # fmt: skip
+from fastllm.quants import dequantize, quantize, row_bytes
 
 # Elements converted at a time: 1 Mi are 4 MiB of float32.
 _CHUNK = 1 << 20
-_FLOATS = ("f32", "f16", "bf16", "f64")
-# Matrices by shape that are not multiplied as weights: routers choose experts and positions are
-# added, so both are small and sensitive; llama.cpp leaves them too.
-_KEPT_PARTS = ("ffn_gate_inp", "position_embd", "token_types", "ssm_conv1d", "_norm")
-_HEAD, _EMBEDDING = "output.weight", "token_embd.weight"
+_HEAD = "output.weight"
 
 
 @dataclass(frozen=True)
@@ -43,6 +35,8 @@ class QuantizeStats:
         Bytes of the source's tensors; size of the new file.
     types : dict of str to int
         Number of tensors of each type in the new file.
+    rounded_twice : tuple of str
+        Types of converted tensors that were quantized already.
     """
 
     num_tensors: int
@@ -50,6 +44,7 @@ class QuantizeStats:
     source_bytes: int
     file_bytes: int
     types: dict[str, int]
+    rounded_twice: tuple[str, ...] = ()
 
 
 def quantize_checkpoint(
@@ -60,11 +55,13 @@ def quantize_checkpoint(
 ) -> QuantizeStats:
     """Write `source` to a GGUF file with its weight matrices in `type`.
 
-    Vectors, norms, routers and positions keep their type. A matrix whose rows are not whole blocks
-    becomes f16 (unless it has 16 bits or fewer already). The output matrix, which is the embedding
-    where there is no other, gets at least q8_0: it decides the logits directly, and llama.cpp keeps
-    it at six bits or more for the same reason. Quantized sources are read back to float32 first,
-    which costs quality; tensors that have the wanted type already are copied.
+    Vectors, norms, routers and positions keep their type. The output matrix, which is the embedding
+    where there is no other, gets at least six bits: it decides the logits directly. ``q4_k_m`` and
+    ``q5_k_m`` are llama.cpp's mixtures: six bits for ``attn_v`` and ``ffn_down`` in the layers that
+    matter most. Rows that are no whole number of 256 fall back as there (q4_k to q5_0, q5_k to
+    q5_1, q6_k to q8_0), and become f16 where 32 does not divide them either. Quantized sources are
+    read back to float32 first, which costs quality (`QuantizeStats.rounded_twice`); tensors that
+    have the wanted type already are copied.
 
     Parameters
     ----------
@@ -73,7 +70,7 @@ def quantize_checkpoint(
     path : path
         Gets its name when whole; nothing is left behind after an error.
     type : str
-        A key of `FILE_TYPES`.
+        A key of `mixtures.MIXTURES`.
     progress : callable, optional
         Called with (bytes of the source done, bytes of the source) after each chunk.
 
@@ -90,14 +87,14 @@ def quantize_checkpoint(
     """
     if source.kind != "gguf":
         raise UnsupportedError(f"{source.path}: only GGUF files can be rewritten yet")
-    if type not in FILE_TYPES:
-        raise RequestError(f"cannot quantize to {type!r}; can: {', '.join(FILE_TYPES)}")
+    if type not in MIXTURES:
+        raise RequestError(f"cannot quantize to {type!r}; can: {', '.join(MIXTURES)}")
     if not source.tensors:
         raise RequestError(f"{source.path}: has no tensors to quantize")
     files = {info.path for info in source.tensors.values()}
     if os.path.exists(path) and any(os.path.samefile(path, file) for file in files):
         raise RequestError(f"{os.fspath(path)}: is the source itself; write to another name")
-    chosen = {name: choose_type(info, source, type) for name, info in source.tensors.items()}
+    chosen = choose_types(source, type)
     total = sum(info.nbytes for info in source.tensors.values())
     done = 0
 
@@ -113,22 +110,37 @@ def quantize_checkpoint(
     ]
     size = write_gguf(path, _metadata(source, type), tensors)
     converted = sum(chosen[name] != info.type for name, info in source.tensors.items())
-    return QuantizeStats(len(tensors), converted, total, size, dict(Counter(chosen.values())))
+    again = {
+        info.type
+        for name, info in source.tensors.items()
+        if chosen[name] != info.type and is_quantized(info.type)
+    }
+    return QuantizeStats(
+        len(tensors),
+        converted,
+        total,
+        size,
+        dict(Counter(chosen.values())),
+        tuple(sorted(again)),
+    )
 
 
-def choose_type(info: TensorInfo, source: Checkpoint, type: str) -> str:
-    """Return the type that a tensor gets in a file of `type` (rules: `quantize_checkpoint`)."""
-    is_matrix = len(info.shape) >= 2 and info.name.endswith(".weight")
-    if not is_matrix or any(part in info.name for part in _KEPT_PARTS):
-        return info.type
-    if info.type not in BLOCKS or (info.type.startswith("i") and not info.type.startswith("iq")):
-        return info.type
-    head = _HEAD if _HEAD in source.tensors else _EMBEDDING
-    if info.name == head and type not in _FLOATS:
-        type = "q8_0"
-    if info.shape[-1] % BLOCKS[type].elements:
-        return "f16" if info.type in ("f32", "f64") else info.type
-    return type
+def choose_types(source: Checkpoint, type: str) -> dict[str, str]:
+    """Return the type that each tensor gets in a file of `type` (rules: `mixtures.type_of`)."""
+    architecture = str(source.metadata.get("general.architecture", ""))
+    num_layers = source.metadata.get(f"{architecture}.block_count", 0)
+    return {
+        name: type_of(
+            name,
+            info.shape,
+            info.type,
+            MIXTURES[type],
+            num_layers=num_layers if isinstance(num_layers, int) else 0,
+            has_head=_HEAD in source.tensors,
+            architecture=architecture,
+        )
+        for name, info in source.tensors.items()
+    }
 
 
 def _metadata(source: Checkpoint, type: str) -> dict[str, Any]:
@@ -138,7 +150,7 @@ def _metadata(source: Checkpoint, type: str) -> dict[str, Any]:
         for key, value in source.metadata.items()
         if not key.startswith("split.")
     }
-    metadata["general.file_type"] = Typed("uint32", FILE_TYPES[type])
+    metadata["general.file_type"] = Typed("uint32", MIXTURES[type].file_type)
     metadata["general.quantization_version"] = Typed("uint32", 2)
     return metadata
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastllm.errors import FormatError, UnsupportedError
-from fastllm.quants import block32, floats, iquants, kquants
+from fastllm.quants import block32, floats, iquants, kquants, kquants_search
 from fastllm.quants.blocks import BLOCKS, BlockFormat, by_id, by_name, row_bytes
 
 __all__ = [
@@ -35,6 +35,7 @@ _DEQUANTIZE: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {
 _QUANTIZE: dict[str, Callable[[NDArray[np.float32]], NDArray[np.uint8]]] = {
     **floats.QUANTIZE,
     **block32.QUANTIZE,
+    **kquants_search.QUANTIZE,
 }
 if _DEQUANTIZE.keys() != BLOCKS.keys():
     raise AssertionError("a type of the table has no meaning, or the other way round")
@@ -99,7 +100,8 @@ def quantize(type: str, x: NDArray[np.float32]) -> NDArray[np.uint8]:
     Returns
     -------
     uint8[..., row_bytes]
-        New array, equal to what ggml's reference code writes. A NaN or infinity in a block makes
+        New array, equal to what ggml's reference code writes; q4_k, q5_k and q6_k have a search
+        of their own, as exact as its. A NaN or infinity in a block makes
         its scale NaN or infinite, so that the block reads back as not finite; values too large for
         float16 become infinite.
 

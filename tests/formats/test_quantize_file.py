@@ -12,7 +12,8 @@ from fastllm.errors import FormatError, RequestError, UnsupportedError
 from fastllm.formats import quantize_file
 from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.formats.gguf_writer import NewTensor, Typed, write_gguf
-from fastllm.formats.quantize_file import FILE_TYPES, quantize_checkpoint
+from fastllm.formats.mixtures import MIXTURES, matters_most
+from fastllm.formats.quantize_file import quantize_checkpoint
 from fastllm.quants import quantize
 from tests.formats import samples
 
@@ -88,10 +89,82 @@ def test_metadata_is_kept_with_its_types(source, tmp_path):
         assert result.metadata_types[key] == kind
         if key not in ("general.file_type", "t.nested"):
             np.testing.assert_array_equal(result.metadata[key], source.metadata[key])
-    assert FILE_TYPES.keys() >= {"q8_0", "q4_0", "q4_1"}
-    for name, number in FILE_TYPES.items():
+    for name, mixture in MIXTURES.items():
         prefix = "ALL_" if name == "f32" else "MOSTLY_"
-        assert gguf.LlamaFileType[prefix + name.upper()] == number
+        suffix = "_S" if name in ("q4_k", "q5_k") else ""
+        assert gguf.LlamaFileType[prefix + name.upper() + suffix] == mixture.file_type
+
+
+MIXED = {
+    "token_embd.weight": (4, 256),
+    "output.weight": (4, 256),
+    **{
+        f"blk.{i}.{part}.weight": (4, columns)
+        for i in range(16)
+        for part, columns in (("attn_v", 256), ("ffn_down", 512), ("attn_qkv", 256))
+    },
+    "blk.0.attn_q.weight": (4, 256),
+    "blk.0.ffn_up.weight": (4, 96),
+    "blk.1.ffn_down.weight": (4, 288),
+    "blk.0.attn_k.weight": (4, 40),
+}
+
+
+def mixed(path, arch="llama", head=True):
+    arrays = {
+        name: RNG.standard_normal(shape, np.float32)
+        for name, shape in MIXED.items()
+        if head or name != "output.weight"
+    }
+    keys = {"general.architecture": arch, f"{arch}.block_count": 16}
+    write(path, arrays, keys)
+    return open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("type", "base", "qkv"), [("q4_k_m", "q4_k", "q5_k"), ("q5_k_m", "q5_k", "q6_k")]
+)
+def test_the_mixture_of_llama_cpp(tmp_path, type, base, qkv):
+    source = mixed(tmp_path / "s.gguf")
+    stats = quantize_checkpoint(source, tmp_path / "out.gguf", type)
+    result = open_checkpoint(tmp_path / "out.gguf")
+    types = {name: info.type for name, info in result.tensors.items()}
+    assert types["output.weight"] == "q6_k"
+    assert types["token_embd.weight"] == types["blk.0.attn_q.weight"] == base
+    # Of 16 layers: two at each end, and each third one between from the fifth on.
+    most = {0, 1, 4, 7, 10, 13, 14, 15}
+    assert {i for i in range(16) if matters_most(i, 16)} == most
+    for i in range(16):
+        assert types[f"blk.{i}.attn_v.weight"] == ("q6_k" if i in most else base)
+        assert types[f"blk.{i}.attn_qkv.weight"] == qkv
+    assert types["blk.2.ffn_down.weight"] == base
+    assert types["blk.4.ffn_down.weight"] == "q6_k"
+    # 288 and 96 columns are no whole number of 256, 40 not even of 32.
+    assert types["blk.1.ffn_down.weight"] == "q8_0"
+    assert types["blk.0.ffn_up.weight"] == {"q4_k": "q5_0", "q5_k": "q5_1"}[base]
+    assert types["blk.0.attn_k.weight"] == "f16"
+    assert stats.rounded_twice == ()
+    # The format's own library reads what was written.
+    for tensor in gguf.GGUFReader(tmp_path / "out.gguf").tensors:
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        np.testing.assert_array_equal(values, result.read_float32(tensor.name))
+
+
+def test_mixtures_of_falcon_and_of_a_tied_embedding(tmp_path):
+    quantize_checkpoint(mixed(tmp_path / "s.gguf", "falcon", head=False), tmp_path / "o", "q4_k_m")
+    types = {name: info.type for name, info in open_checkpoint(tmp_path / "o").tensors.items()}
+    assert types["token_embd.weight"] == "q6_k"
+    assert [types[f"blk.{i}.ffn_down.weight"] for i in (0, 2, 4)] == ["q6_k", "q4_k", "q5_k"]
+
+
+@pytest.mark.parametrize("type", ["q4_k", "q5_k", "q6_k"])
+def test_k_quants_and_rounding_twice(tmp_path, type):
+    first = tmp_path / "first.gguf"
+    quantize_checkpoint(mixed(tmp_path / "s.gguf"), first, type)
+    assert open_checkpoint(first).tensors["blk.0.attn_q.weight"].type == type
+    assert quantize_checkpoint(open_checkpoint(first), tmp_path / "same", type).rounded_twice == ()
+    stats = quantize_checkpoint(open_checkpoint(first), tmp_path / "again", "q8_0")
+    assert type in stats.rounded_twice
 
 
 def test_tied_embedding_keeps_eight_bits(tmp_path):
@@ -129,8 +202,8 @@ def test_weights_that_are_not_finite_are_named(tmp_path, value):
 
 
 def test_refusals(source, tmp_path):
-    with pytest.raises(RequestError, match="'q4_k'; can: "):
-        quantize_checkpoint(source, tmp_path / "out.gguf", "q4_k")
+    with pytest.raises(RequestError, match="'q2_k'; can: "):
+        quantize_checkpoint(source, tmp_path / "out.gguf", "q2_k")
     with pytest.raises(RequestError, match="is the source itself"):
         quantize_checkpoint(source, source.path, "q8_0")
     with pytest.raises(RequestError, match="no tensors"):

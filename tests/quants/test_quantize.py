@@ -28,7 +28,7 @@ def gguf_quantize(name, x):
     return np.ascontiguousarray(packed).view(np.uint8)
 
 
-@pytest.mark.parametrize("name", QUANTIZABLE)
+@pytest.mark.parametrize("name", [name for name in QUANTIZABLE if not name.endswith("_k")])
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
@@ -60,12 +60,14 @@ def test_error_is_bounded(name, x):
 
 @pytest.mark.parametrize("name", QUANTIZABLE)
 @settings(max_examples=60, deadline=None)
-@given(x=arrays(np.float32, 64, elements=st.floats(width=32)))
-def test_any_float_at_all(name, x):
-    raw = quantize(name, x)
-    back = dequantize(name, raw).reshape(2, 32)
+@given(few=arrays(np.float32, 64, elements=st.floats(width=32)))
+def test_any_float_at_all(name, few):
+    size = max(32, BLOCKS[name].elements)
+    x = np.zeros((2, size), np.float32)
+    x[:, :32] = few.reshape(2, 32)
+    back = dequantize(name, quantize(name, x))
     # A block with a NaN or infinity never comes back as if it were sound.
-    broken = ~np.isfinite(x.reshape(2, 32)).all(axis=1)
+    broken = ~np.isfinite(x).all(axis=1)
     assert not (np.isfinite(back[broken]).all(axis=1)).any()
 
 
@@ -91,5 +93,5 @@ def test_shapes_and_refusals():
         quantize("q8_0", x[..., :33])
     with pytest.raises(FormatError, match="float64"):
         quantize("q8_0", x.astype(np.float64))
-    with pytest.raises(UnsupportedError, match="'q4_k'"):
-        quantize("q4_k", x)
+    with pytest.raises(UnsupportedError, match="'q2_k'"):
+        quantize("q2_k", x)
