@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from fastllm.errors import FormatError, UnsupportedError
 from fastllm.tokenizer import pre, sentencepiece_model, vocabulary
+from fastllm.tokenizer.fragments import LibraryFragments
 from fastllm.tokenizer.loaded import LoadedVocabulary
 from fastllm.tokenizer.special import SpecialSplitter, SplittingEncoder
 from fastllm.tokenizer.vocabulary import Vocabulary, mark_end_tokens
 
 if TYPE_CHECKING:
-    import tokenizers
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ def _bpe(
     else:
         tokenizer.normalizer = normalizers.Replace(" ", vocabulary.SPACE)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
-    return _library_fragment(tokenizer)
+    return LibraryFragments(tokenizer)
 
 
 def _merges(lines: list[str]) -> list[tuple[str, str]]:
@@ -255,14 +256,7 @@ def _wordpiece(metadata: Mapping[str, Any], found: Vocabulary) -> Callable[[str,
     tokenizer = Tokenizer(models.WordPiece(found.ids, unk_token=found.tokens[unknown]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return _library_fragment(tokenizer)
-
-
-def _library_fragment(tokenizer: tokenizers.Tokenizer) -> Callable[[str, bool], list[int]]:
-    def encode(text: str, starts: bool) -> list[int]:  # noqa: ARG001
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
-
-    return encode
+    return LibraryFragments(tokenizer)
 
 
 def _phi3_eaters(

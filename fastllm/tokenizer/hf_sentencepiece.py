@@ -7,6 +7,7 @@ from typing import Any
 
 from fastllm.errors import FormatError, ReadError
 from fastllm.tokenizer import sentencepiece_model, vocabulary
+from fastllm.tokenizer.fragments import SentencepieceFragments
 from fastllm.tokenizer.hf_config import TokenizerConfig
 from fastllm.tokenizer.loaded import LoadedVocabulary, finish_hf, id_table
 from fastllm.tokenizer.special import SpecialSplitter, SplittingEncoder
@@ -60,7 +61,7 @@ def load(path: str | PathLike[str], config: TokenizerConfig) -> LoadedVocabulary
     encoder = SplittingEncoder(
         SpecialSplitter(always),
         SpecialSplitter(always | control),
-        lambda text, _: list(library.encode(text)),
+        SentencepieceFragments(library),
     )
     first = library.encode("a", out_type=str)[:1]
     adds_space = bool(first) and first[0].startswith(vocabulary.SPACE)

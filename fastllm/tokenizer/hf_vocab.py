@@ -7,8 +7,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,9 @@ from fastllm.errors import FormatError, ModelNotFoundError, UnsupportedError
 from fastllm.formats.json_files import read_object
 from fastllm.tokenizer import hf_sentencepiece, vocabulary
 from fastllm.tokenizer.hf_config import Files, TokenizerConfig, read_text
+from fastllm.tokenizer.library_encoder import LibraryEncoder
 from fastllm.tokenizer.loaded import LoadedVocabulary, finish_hf, id_table
 from fastllm.tokenizer.pre import pre_rule
-from fastllm.tokenizer.special import SHIELD, SpecialSplitter
-from fastllm.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import tokenizers
@@ -143,7 +141,7 @@ def _from_library(
     for i, added in tokenizer.get_added_tokens_decoder().items():
         found.kinds[i] = vocabulary.CONTROL if added.special else vocabulary.USER_DEFINED
     prefix, suffix = _around(tokenizer)
-    encode = _encoder(tokenizer, found)
+    encode = LibraryEncoder(tokenizer, found.of_kind(vocabulary.CONTROL)).encode
     return finish_hf(found, config, encode, prefix, suffix, strips_space, overruled)
 
 
@@ -166,29 +164,6 @@ def _spelling(tokenizer: tokenizers.Tokenizer) -> tuple[bool, bool, str]:
         f"tokenizer.json has a decoder of kind {', '.join(steps) or 'none'}; built: ByteLevel, "
         "Metaspace, ByteFallback with Replace, WordPiece"
     )
-
-
-def _encoder(
-    tokenizer: tokenizers.Tokenizer, found: Vocabulary
-) -> Callable[[str, bool], list[int]]:
-    control = SpecialSplitter(found.of_kind(vocabulary.CONTROL))
-    lock = threading.Lock()  # the flag belongs to the shared object
-
-    def plain(text: str, as_text: bool) -> list[int]:
-        with lock:
-            tokenizer.encode_special_tokens = as_text
-            return list(tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def encode(text: str, parse_special: bool) -> list[int]:
-        if not parse_special or SHIELD not in text:
-            return plain(text, not parse_special)
-        # A message holds a control text; cut at the true ones and take the rest as text.
-        ids: list[int] = []
-        for part in control.split(text):
-            ids += [part] if isinstance(part, int) else plain(part.replace(SHIELD, ""), True)
-        return ids
-
-    return encode
 
 
 def _around(tokenizer: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:

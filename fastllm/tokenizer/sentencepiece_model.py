@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastllm.errors import FormatError
+from fastllm.tokenizer.fragments import SentencepieceFragments
 from fastllm.tokenizer.vocabulary import (
     BYTE,
     CONTROL,
     NORMAL,
-    SPACE,
     UNKNOWN,
     USER_DEFINED,
     Vocabulary,
@@ -164,8 +164,4 @@ def fragment_encoder(
     except (OverflowError, struct.error) as error:
         raise FormatError("tokenizer.ggml.scores holds numbers beyond float32") from error
     library = processor(proto, "tokenizer.ggml.tokens")
-
-    def encode(text: str, starts: bool) -> list[int]:
-        return list(library.encode(SPACE + text if add_space and starts else text))
-
-    return encode
+    return SentencepieceFragments(library, add_space)

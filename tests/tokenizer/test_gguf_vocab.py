@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -386,3 +387,15 @@ def test_damage_gives_our_errors_only() -> None:
             for value in values:
                 with contextlib.suppress(FormatError, UnsupportedError):
                     Tokenizer.from_gguf(metadata | {key: value}).encode("the sky")
+
+
+@pytest.mark.parametrize(
+    "metadata", [tiny.gpt2_metadata(), tiny.spm_metadata()], ids=["bpe", "spm"]
+)
+def test_a_tokenizer_is_pickled(metadata: dict[str, object]) -> None:
+    tokenizer = Tokenizer.from_gguf(metadata)
+    again = pickle.loads(pickle.dumps(tokenizer))
+    ids = tokenizer.encode("hello there <|im_end|>", parse_special=True)
+    assert again.encode("hello there <|im_end|>", parse_special=True) == ids
+    assert again.decode(ids) == tokenizer.decode(ids)
+    assert again.eos_token_ids == tokenizer.eos_token_ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken, decoders, models, processors
 from tokenizers import Tokenizer as Library
+from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 
 from fastllm.errors import FormatError, ModelNotFoundError, UnsupportedError
 from fastllm.tokenizer import Tokenizer, tokenizer_of
@@ -297,3 +299,75 @@ def test_libraries_come_in_only_when_a_tokenizer_is_built() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == ""
+
+
+def marked(**flags: Any) -> Library:
+    """Single characters, and turn markers with these flags."""
+    library = Library(models.BPE({c: i for i, c in enumerate(sorted(ByteLevel.alphabet()))}, []))
+    library.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    library.add_special_tokens([AddedToken(t, normalized=False, **flags) for t in ("<u>", "</u>")])
+    return library
+
+
+def first_space() -> Library:
+    """A space before the first word of the text only, as Llama and Mistral have it."""
+    texts = ["<unk>", *(f"<0x{b:02X}>" for b in range(256)), *map(chr, range(32, 127)), "▁"]
+    library = Library(
+        models.BPE(
+            {text: i for i, text in enumerate(dict.fromkeys(texts))},
+            [],
+            unk_token="<unk>",
+            byte_fallback=True,
+        )
+    )
+    library.pre_tokenizer = Metaspace(prepend_scheme="first", split=False)
+    library.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
+    library.add_special_tokens([AddedToken(t, normalized=False) for t in ("<u>", "</u>")])
+    return library
+
+
+LIBRARIES = {
+    "plain": marked,
+    "lstrip": lambda: marked(lstrip=True),
+    "rstrip": lambda: marked(rstrip=True),
+    "both": lambda: marked(lstrip=True, rstrip=True),
+    "metaspace": first_space,
+}
+WORDS = st.text(st.sampled_from("ab <u>/\n"), max_size=8)
+
+
+@pytest.mark.parametrize("kind", LIBRARIES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(WORDS, st.sampled_from(["", "<u>", "</u>"])), max_size=5))
+def test_a_control_text_in_a_message_changes_nothing_else(kind, tmp_path, turns):
+    """Against the library alone, with each control text of a message spelled as another would be.
+
+    The library has no way to say it; a text of the same letters that is no marker is cut alike,
+    since these vocabularies are made of single characters.
+    """
+    path = tmp_path / "tokenizer.json"
+    library = LIBRARIES[kind]()
+    library.save(str(path))
+    ours = Tokenizer.from_hf({"tokenizer.json": str(path)})
+    prompt, plain = "", ""
+    for message, control in turns:
+        prompt += f"<u>\n{ours.shield(message + control + message)} </u>\n"
+        shown = message + control + message
+        plain += f"<u>\n{shown.replace('<', chr(0x7E))} </u>\n"
+    expected = library.encode(plain, add_special_tokens=False).ids
+    tilde, angle = library.token_to_id("~"), library.token_to_id("<")
+    markers = {library.token_to_id("<u>"), library.token_to_id("</u>")}
+    found = ours.encode(prompt, add_special_tokens=False, parse_special=True)
+    assert [angle if i == tilde else i for i in expected] == found
+    assert sum(i in markers for i in found) == 2 * len(turns)
+
+
+@pytest.mark.parametrize("kind", LIBRARIES)
+def test_a_folders_tokenizer_is_pickled(kind, tmp_path):
+    LIBRARIES[kind]().save(str(tmp_path / "tokenizer.json"))
+    ours = Tokenizer.from_hf({"tokenizer.json": str(tmp_path / "tokenizer.json")})
+    again = pickle.loads(pickle.dumps(ours))
+    prompt = f"<u>\n{ours.shield('a </u> b')} </u>\n"
+    assert again.encode(prompt, parse_special=True) == ours.encode(prompt, parse_special=True)
+    assert again.decode([1, 2, 3]) == ours.decode([1, 2, 3])
