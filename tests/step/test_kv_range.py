@@ -6,9 +6,11 @@ from safetensors.numpy import load_file, save_file
 
 from fastllm.errors import KVRangeError, UnsupportedError
 from fastllm.formats.checkpoint import open_checkpoint
-from fastllm.step.runner import Runner
+from fastllm.request import SamplingParams
+from tests.by_hand import add, engine_of, finish, run, sequence
 from tests.golden.cases import case, materialize
 from tests.step.batches import Part, assert_same_bits, batch_of, feed
+from tests.step.models import runner_of
 
 LARGE = 7  # the token whose keys or values are too large
 BEYOND = 1e7
@@ -36,7 +38,7 @@ def num_threads(request):
 
 
 def test_the_error_names_sequence_and_remedy(checkpoint, num_threads):
-    runner = Runner(checkpoint, n_threads=num_threads, num_blocks=4, kv_type="f16")
+    runner = runner_of(checkpoint, n_threads=num_threads, num_blocks=4, kv_type="f16")
     try:
         sound = feed(runner, Part(range(8, 28), 0, [0]))
         batch = batch_of(
@@ -59,7 +61,7 @@ def test_the_error_names_sequence_and_remedy(checkpoint, num_threads):
 
 
 def test_single_precision_holds_them(checkpoint):
-    runner = Runner(checkpoint, n_threads=2, num_blocks=1, kv_type="f32")
+    runner = runner_of(checkpoint, n_threads=2, num_blocks=1, kv_type="f32")
     try:
         assert np.isfinite(feed(runner, Part([1, 2, LARGE, 3], 0, [0]))).all()
     finally:
@@ -67,12 +69,12 @@ def test_single_precision_holds_them(checkpoint):
 
 
 def test_the_largest_half_is_no_error(tmp_path):
-    """65504 itself is stored; the next float is refused."""
+    """What is a little below 65504 is stored, a little above is refused."""
     folder = materialize(case("llama"), tmp_path / "model")
     tensors = {
         name: array.copy() for name, array in load_file(folder / "model.safetensors").items()
     }
-    # one input is 1 everywhere: RMS norm of a row with one value that is not 0 is sqrt(columns)
+    # the norm makes sqrt(columns) of the one value that is not 0, less 0.03 % (its eps)
     embed = tensors["model.embed_tokens.weight"]
     embed[:] = 0
     embed[:, 0] = 1
@@ -84,7 +86,7 @@ def test_the_largest_half_is_no_error(tmp_path):
     def values_of(size):
         value[:, 0] = np.float32(size / np.sqrt(columns))
         save_file(tensors, folder / "model.safetensors")
-        runner = Runner(open_checkpoint(folder), n_threads=1, num_blocks=1, kv_type="f16")
+        runner = runner_of(open_checkpoint(folder), n_threads=1, num_blocks=1, kv_type="f16")
         try:
             return feed(runner, Part([1], 0, [0]))
         finally:
@@ -92,4 +94,23 @@ def test_the_largest_half_is_no_error(tmp_path):
 
     assert np.isfinite(values_of(65500)).all()
     with pytest.raises(KVRangeError):
-        values_of(65510)
+        values_of(65540)
+
+
+def test_the_engine_ends_that_request_alone(checkpoint):
+    runner = runner_of(checkpoint, n_threads=2, num_blocks=8, kv_type="f16")
+    engine = engine_of(runner)
+    try:
+        expected = run(engine, range(8, 28), temperature=0)[:2]
+        seqs = [
+            sequence(prompt, SamplingParams(max_tokens=6, temperature=0))
+            for prompt in (range(8, 28), [1, 2, LARGE, 3], range(8, 28))
+        ]
+        for seq in seqs:
+            add(engine, seq)
+        assert finish(engine, seqs[0])[:2] == expected
+        with pytest.raises(KVRangeError):
+            finish(engine, seqs[1])
+        assert finish(engine, seqs[2])[:2] == expected
+    finally:
+        runner.close()
