@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from jinja2.exceptions import SecurityError
 
-from fastllm.chat.bounds import Budget, current_budget
+from fastllm.chat.bounds import MAX_CHARS, Budget, current_budget
 from fastllm.chat.sandbox import TemplateEnvironment, TemplateRefusal
 from fastllm.errors import FormatError, RequestError
 
@@ -48,14 +48,13 @@ def run(template: jinja2.Template, variables: dict[str, Any], source_chars: int)
     FormatError
         It does what the sandbox forbids.
     """
-    budget = Budget(source_chars, variables)
-    token = current_budget.set(budget)
+    token = current_budget.set(Budget(source_chars))
     try:
-        chunks, size, most = [], 0, budget.max_chars
+        chunks, size = [], 0
         for chunk in template.generate(variables):
             size += len(chunk)
-            if size > most:
-                raise SecurityError(f"it writes more than {most} characters")
+            if size > MAX_CHARS:
+                raise SecurityError(f"it writes more than {MAX_CHARS} characters")
             chunks.append(chunk)
         return "".join(chunks)
     except TemplateRefusal as error:

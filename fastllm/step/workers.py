@@ -55,15 +55,9 @@ class Workers:
         # dropped without `close`, the threads must not outlive what they work on
         self._stop = weakref.finalize(self, _Crew.stop, self._crew)
 
-    def run(self) -> int:
-        """Run the op table once; returns when all threads have passed its last barrier.
-
-        Returns
-        -------
-        int
-            0, or the `kernels.words.Failure` that ended it early.
-        """
-        return self._crew.run()
+    def run(self) -> None:
+        """Run the op table once; returns when all threads have passed its last barrier."""
+        self._crew.run()
 
     def close(self) -> None:
         """Let the workers return and wait for them; in a forked child there are none."""
@@ -99,16 +93,17 @@ class _Crew:
         for thread in self.threads:
             thread.start()
 
-    def run(self) -> int:
+    def run(self) -> None:
         if self.pid != os.getpid():
             self.start()
         address = self.context.ctypes.data
         if not self.pins:
-            return self.entry(RUN, address, 0)
+            self.entry(RUN, address, 0)
+            return
         before = os.sched_getaffinity(0)
         _pin(self.pins[:1])
         try:
-            return self.entry(RUN, address, 0)
+            self.entry(RUN, address, 0)
         finally:
             _pin(before)
 
