@@ -1,6 +1,6 @@
 """``python -m fastllm``."""
 
-from fastllm.cli.main import main
+from fastllm.cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -60,6 +60,7 @@ def prepare() -> None:
 def leave(code: int) -> NoReturn:
     """End the process; interrupts can no longer make a traceback of the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if code >= 128:
         # Libraries' exit hooks wait for their threads; who interrupts does not want to wait.
         os._exit(code)

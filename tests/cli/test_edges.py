@@ -8,11 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from fastllm.cli import main
 from tests import tiny_gguf
 
+REPOSITORY = Path(main.__file__).parents[2]
 FASTLLM = [sys.executable, "-m", "fastllm"]
 
 
@@ -90,10 +93,6 @@ def test_a_home_that_cannot_be(home):
 
 
 def test_no_home_at_all(monkeypatch, capsys):
-    from pathlib import Path
-
-    from fastllm.cli import main
-
     def unknown():
         raise RuntimeError("Could not determine home directory.")
 
@@ -105,9 +104,6 @@ def test_no_home_at_all(monkeypatch, capsys):
 
 
 def test_rm_where_the_disk_refuses(monkeypatch, capsys):
-    from pathlib import Path
-
-    from fastllm.cli import main
     from fastllm.hub.store import Store
 
     path = Store().path_of("tiny")
@@ -236,8 +232,15 @@ def test_signals_while_it_works(number, code):
     assert err == (b"interrupted\n" if code == 130 else b"")
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_while_it_starts(tmp_path, number, code):
+    # The first library that is imported interrupts us.
+    (tmp_path / "click.py").write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
+    found = shell("--version", env={"PYTHONPATH": str(tmp_path)}, cwd=REPOSITORY)
+    assert found == (code, b"", "interrupted\n" if code == 130 else "")
+
+
 def test_an_interrupted_rewrite_leaves_nothing(tmp_path, monkeypatch, capsys):
-    from fastllm.cli import main
     from fastllm.formats import quantize_file
 
     def interrupt(*_):
