@@ -7,14 +7,17 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.limits import Crew, share
+from bench.limits import Crew
 from fastllm.flash.arena import Arena
+from fastllm.kernels import ops
 from fastllm.kernels.activations import layout_reference, token_bytes
-from fastllm.kernels.interpreter_codes import MATMUL_ARGS, MATMUL_SCRATCH
+from fastllm.kernels.interpreter_codes import MATMUL_SCRATCH, OP_ARGS
 from fastllm.kernels.layouts import LAYOUTS, ROWS, pack_reference
 from fastllm.kernels.objects import addresses, callable_at
 from fastllm.kernels.road import choose_road, wants_prefetch
+from fastllm.kernels.words import Context
 from fastllm.quants import BLOCKS, quantize
+from fastllm.step.program import Program
 
 FLOATS = ("f32", "f16", "bf16")
 
@@ -73,23 +76,30 @@ class Product:
         )
         self._arena.view(w, self.nbytes).reshape(self.num_panels, -1)[:] = panel
         self._arena.view(t, tiles.nbytes)[:] = tiles
-        self._scratch = [self._arena.alloc(scratch, 4096) for _ in range(num_threads)]
         unit = f"mm_{name}"
-        self._call = callable_at(addresses([unit], road)[unit], MATMUL_ARGS)
-        self._before = (
-            w, panel.nbytes, layout.units(columns),
-            t, token_bytes(layout.activations, columns), num_tokens,
-            y, ldy,
+        functions = addresses([unit], road)
+        self._call = callable_at(functions[unit], OP_ARGS)
+        self._program = Program(functions)
+        self._program.add(
+            ops.Matmul, function=unit,
+            spans=self._program.place(np.array([(0, self.num_panels, w)], np.int64)), num_spans=1,
+            num_panels=self.num_panels, panel_bytes=panel.nbytes, units=layout.units(columns),
+            tiles=t, token_bytes=token_bytes(layout.activations, columns), out=y, out_stride=ldy,
         )  # fmt: skip
-        self._after = (0, 0, int(wants_prefetch()))
+        self._row = self._program.table()
+        self._context = np.zeros(Context.WORDS, np.int64)
+        self._context[Context.THREADS] = num_threads
+        self._context[Context.NUM_TOKENS] = num_tokens
+        self._context[Context.PREFETCH] = wants_prefetch()
+        self._context[Context.SCRATCH] = self._arena.alloc(num_threads * scratch, 4096)
+        self._context[Context.SCRATCH_STRIDE] = scratch
 
     def __call__(self, threads: Crew, repeats: int = 1) -> None:
         """Multiply; every thread takes its part of the panels, `repeats` times without meeting."""
 
         def work(thread: int) -> None:
-            panels = share(self.num_panels, thread, threads.num_threads)
             for _ in range(repeats):
-                self._call(*self._before, *panels, *self._after, self._scratch[thread])
+                self._call(self._context.ctypes.data, self._row.ctypes.data, thread)
 
         threads(work)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastllm.config import ModelConfig
-from fastllm.errors import ContextLengthError, FastLLMError, KernelError, RequestError
+from fastllm.errors import ContextLengthError, FastLLMError, KernelError, KVRangeError, RequestError
 from fastllm.scheduling.pace import Pace
 from fastllm.scheduling.scheduler import Scheduler
 from fastllm.sequence import Sequence, batch_of
@@ -128,6 +128,8 @@ class Engine:
             return False
         try:
             self._compute(scheduled)
+        except KVRangeError as error:  # the others are computed again, by the next step
+            self._fail([scheduled[error.sequence]], error)
         except FastLLMError as error:
             self._fail(scheduled, error)
         except BaseException as error:

@@ -5,6 +5,7 @@
     FastLLMError                       one line: what, where, what to do
     ├── FormatError(ValueError)        a file is damaged or lies about itself
     ├── UnsupportedError               a sound file, but of a kind that is not built
+    │   └── KVRangeError               keys or values beyond what the KV cache holds
     ├── RequestError(ValueError)       a call asks for something impossible
     │   └── ContextLengthError         more tokens than the context holds
     ├── ModelNotFoundError             no such model, name or file
@@ -31,6 +32,24 @@ class FormatError(FastLLMError, ValueError):
 
 class UnsupportedError(FastLLMError, NotImplementedError):
     """The file is sound, but its family, type or tokenizer is not built into fastllm."""
+
+
+class KVRangeError(UnsupportedError):
+    """A key or value is too large for the type of the KV cache.
+
+    Attributes
+    ----------
+    sequence : int
+        Number of the sequence in the batch that was computed.
+    """
+
+    def __init__(self, message: str, sequence: int) -> None:
+        super().__init__(message)
+        self.sequence = sequence
+
+    def __reduce__(self) -> tuple[type[KVRangeError], tuple[str, int]]:
+        """Pickle with both arguments."""
+        return type(self), (str(self), self.sequence)
 
 
 class RequestError(FastLLMError, ValueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sized
 from contextvars import ContextVar
+from time import thread_time
 from typing import Any
 
 from jinja2.exceptions import SecurityError
@@ -13,31 +14,62 @@ from jinja2.utils import Namespace
 MAX_CHARS = 16 << 20  # of one text, and of the prompt; a context of 4 million tokens
 MAX_ITEMS = 1 << 18  # of one nested list or dict
 MAX_NUMBER = 1 << 20  # of a width, a count, an indent
-BUDGET = 4_000_000  # units of about a microsecond
+BUDGET = 4_000_000  # units of up to some microseconds
+BUDGET_PER_ITEM = 4_000  # of the input, so that a look at each message from each message passes
+CPU_S = 1.0  # of this thread; whatever else the machine does counts nothing
+CPU_S_PER_ITEM = 0.002
 CHARS_PER_UNIT = 64
+_UNITS_BETWEEN_LOOKS = 2_000  # at the clock
 
 LONG_NUMBER = re.compile(r"\d{4}")  # in a format: a width of a thousand or more
 _COMPUTED_WIDTH = re.compile(r"%[^a-zA-Z%]*\*|\{[^{}]*:[^{}]*\{")  # '%*d', '{:{w}}'
 
 
 class Budget:
-    """What one render may still do.
+    """What one render may still do, in proportion to what it was given.
 
     Parameters
     ----------
     source_chars : int
         Length of the template; a macro's literal text, which nothing else counts, is at most that.
+    variables : dict
+        Plain data. Its lists and dicts are measured once here and not again wherever they turn up.
     """
 
-    def __init__(self, source_chars: int) -> None:
-        self.left = BUDGET
+    def __init__(self, source_chars: int, variables: dict[str, Any]) -> None:
+        self.known: dict[int, tuple[int, int]] = {}  # id: items, characters
+        items, chars = self._measure(variables)
+        self.max_items, self.max_chars = MAX_ITEMS + items, MAX_CHARS + chars
+        items += chars // 256
+        self.left = BUDGET + BUDGET_PER_ITEM * items
         self.macro_units = 4 + source_chars // (4 * CHARS_PER_UNIT)
+        self._to_look = self.left - _UNITS_BETWEEN_LOOKS
+        self._until_s = thread_time() + CPU_S + CPU_S_PER_ITEM * items
 
     def charge(self, units: int) -> None:
-        """Take `units`; `SecurityError` when none are left."""
+        """Take `units`; `SecurityError` when none are left, or no time."""
         self.left -= units
-        if self.left < 0:
-            raise SecurityError("it does not come to an end (too many loop rounds or calls)")
+        if self.left < self._to_look:
+            self._to_look = self.left - _UNITS_BETWEEN_LOOKS
+            if self.left < 0 or thread_time() > self._until_s:
+                raise SecurityError("it does not come to an end (too many loop rounds or calls)")
+
+    def _measure(self, value: Any) -> tuple[int, int]:
+        """Return the items and characters inside `value`, nested at most as `plain_data` lets."""
+        if isinstance(value, str):
+            return 1, len(value)
+        if not isinstance(value, (list, dict)):
+            return 1, 0
+        items, chars = 1, 0
+        if isinstance(value, dict):
+            items += len(value)
+            chars += sum(map(len, value))
+        for one in value.values() if isinstance(value, dict) else value:
+            more_items, more_chars = self._measure(one)
+            items += more_items
+            chars += more_chars
+        self.known[id(value)] = items, chars
+        return items, chars
 
 
 current_budget: ContextVar[Budget] = ContextVar("current_budget")
@@ -45,26 +77,38 @@ current_budget: ContextVar[Budget] = ContextVar("current_budget")
 
 def measured(value: Any) -> Any:
     """Return `value` if it is of bearable size, counting everything inside it; charge for it."""
-    items = chars = 0
+    budget = current_budget.get()
+    known = budget.known
+    if value is None or type(value) in (bool, int, float) or id(value) in known:
+        budget.charge(1)
+        return value
+    items = chars = own_chars = looked = 0
     stack = [value]
     while stack:
         one = stack.pop()
+        looked += 1
         items += 1
         if isinstance(one, (str, bytes)):
             chars += len(one)
+            own_chars += len(one)
+        elif id(one) in known:
+            more_items, more_chars = known[id(one)]
+            items += more_items
+            chars += more_chars
         elif isinstance(one, (list, tuple, set, frozenset)):
-            stack.extend(one if len(one) <= MAX_ITEMS else [])
-            items += len(one) if len(one) > MAX_ITEMS else 0
+            stack.extend(one if len(one) <= budget.max_items else [])
+            items += len(one) if len(one) > budget.max_items else 0
         elif isinstance(one, dict):
             items += len(one)
-            stack.extend(one.values() if len(one) <= MAX_ITEMS else [])
+            stack.extend(one.values() if len(one) <= budget.max_items else [])
         elif isinstance(one, Namespace):
             stack.extend(object.__getattribute__(one, "_Namespace__attrs").values())
-        if items > MAX_ITEMS or chars > MAX_CHARS:
+        if items > budget.max_items or chars > budget.max_chars:
             raise SecurityError(
-                f"it makes a value of more than {MAX_CHARS} characters or {MAX_ITEMS} items"
+                f"it makes a value of more than {budget.max_chars} characters or "
+                f"{budget.max_items} items"
             )
-    current_budget.get().charge(1 + items // 8 + chars // CHARS_PER_UNIT)
+    budget.charge(1 + looked // 8 + own_chars // CHARS_PER_UNIT)
     return value
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from jinja2.exceptions import SecurityError
 
-from fastllm.chat.bounds import MAX_CHARS, Budget, current_budget
+from fastllm.chat.bounds import Budget, current_budget
 from fastllm.chat.sandbox import TemplateEnvironment, TemplateRefusal
 from fastllm.errors import FormatError, RequestError
 
@@ -48,13 +48,14 @@ def run(template: jinja2.Template, variables: dict[str, Any], source_chars: int)
     FormatError
         It does what the sandbox forbids.
     """
-    token = current_budget.set(Budget(source_chars))
+    budget = Budget(source_chars, variables)
+    token = current_budget.set(budget)
     try:
-        chunks, size = [], 0
+        chunks, size, most = [], 0, budget.max_chars
         for chunk in template.generate(variables):
             size += len(chunk)
-            if size > MAX_CHARS:
-                raise SecurityError(f"it writes more than {MAX_CHARS} characters")
+            if size > most:
+                raise SecurityError(f"it writes more than {most} characters")
             chunks.append(chunk)
         return "".join(chunks)
     except TemplateRefusal as error:

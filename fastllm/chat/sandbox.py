@@ -4,13 +4,13 @@ A template is a program from whoever made the model file. What holds it:
 
 - Jinja's ``ImmutableSandboxedEnvironment``: no underscore attributes, no change of what it is
   given, no imports, no files (there is no loader); only plain data is passed in.
-- Work: loop rounds, calls, filters and output take from one `Budget`. When it is used up the
-  render ends with an error. Nothing here depends on the clock.
+- Work: loop rounds, calls, filters and output take from one `Budget`, as does the thread's time on
+  the CPU; both grow with the input. When it is used up the render ends with an error.
 - Memory: every operation that can make something much larger than its operands (``*``, ``+``,
   ``~``, ``%``, ``replace``, ``join``, ``indent``, padding, literals) is measured before or as it
   happens, and a value may not exceed `MAX_CHARS` and `MAX_ITEMS`.
 
-What it does not promise: a template may still spend some seconds and tens of megabytes within
+What it does not promise: a template may still spend a second and tens of megabytes within
 those bounds, and it decides every word of the prompt.
 
 References
@@ -150,7 +150,8 @@ def _counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def counted(*args: Any, **kwargs: Any) -> Any:
         given = args[skipped:]
         value, rest = given[0] if given else None, (*given[1:], *kwargs.values())
-        charge_reading(value)
+        if name not in ("length", "count"):
+            charge_reading(value)
         if name not in ("default", "d"):
             check_numbers(rest)
         if name == "replace" and len(rest) >= 2:

@@ -22,6 +22,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from fastllm.kernels.context import word
 from fastllm.kernels.emit import Emitter, Value, f32, i32, kernel, v16f32, v16i16, v16i32
 from fastllm.kernels.functions import exp2, exp2_scalar, tanh
 from fastllm.kernels.interpreter_codes import PAGE, STATE_BYTES
@@ -42,6 +43,7 @@ from fastllm.kernels.memory import (
     zero16,
 )
 from fastllm.kernels.target import VECTORS
+from fastllm.kernels.words import Context
 
 EMPTY = -1e30  # a maximum below every score; finite, so that differences are never NaN
 ROWS = 4  # query rows of a tile: 4 x 4 accumulators and 4 vectors of K fit 32 registers
@@ -379,3 +381,10 @@ def finish_row(dim: int, head_dim: int, o: int, state: int, out: int) -> None:
         scale = 1.0 / load_f32(state + 4)
         for i in range(head_dim):
             store_f32(out + 4 * i, load_f32(o + 4 * i) * scale)
+
+
+@compiled
+def partial_of(c: int, token: int, head: int, heads: int, chunk: int, dim: int) -> Any:
+    """Address of the output of one (token, head, chunk); its state lies behind it."""
+    index = (token * heads + head) * word(c, Context.MAX_CHUNKS) + chunk
+    return word(c, Context.PARTIALS) + index * (4 * dim + 64)

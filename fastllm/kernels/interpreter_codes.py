@@ -5,7 +5,7 @@ from __future__ import annotations
 RUN, WORK, STOP = 0, 1, 2
 
 # int64 arguments of the units (``kernels.build``)
-STEP_ARGS, PACK_ARGS, MATMUL_ARGS, PICK_ARGS = 3, 9, 14, 4
+STEP_ARGS, PACK_ARGS, OP_ARGS, PICK_ARGS = 3, 9, 3, 4
 
 PAGE = 64  # positions of a KV page
 CHUNK_PAGES = 8  # pages of an attention chunk: work to share between threads, and few merges

@@ -47,7 +47,7 @@ def _finish(out: int, y: int, ldy: int, tokens: int, bias: int, add: int) -> Non
 
 
 def matmul(name: str) -> Callable[..., Any]:
-    """Return the Python function of the product for weight format `name`, ready to be compiled.
+    """Return the product of weight format `name`; ``kernels.ops.matmul`` shares it out.
 
     Its arguments, all int64: panels (address), panel_bytes, units, x (tiles), token_bytes,
     num_tokens, y (float32, address), ldy (bytes between tokens), first and last panel, bias
@@ -82,7 +82,7 @@ def matmul(name: str) -> Callable[..., Any]:
         add: int,
         prefetch: int,
         scratch: int,
-    ) -> int:
+    ) -> None:
         out = scratch + SCALES_BYTES
         tiles = out + 64 * TOKEN_BLOCK
         grouped = num_tokens // group * group
@@ -128,6 +128,5 @@ def matmul(name: str) -> Callable[..., Any]:
                     t += n
         if grouped > 0:
             release()
-        return 0
 
     return product

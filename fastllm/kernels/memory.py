@@ -146,6 +146,13 @@ def _to_half(e: Emitter, v: Value) -> Value:
     return e.float_to_half(e.b.select(e.b.fcmp_ordered("<", v, least), least, v))
 
 
+@kernel(I, V)
+def beyond_half(e: Emitter, v: Value) -> Value:
+    """Not 0 if a lane is a number that half precision cannot hold; NaN can be held."""
+    over = e.b.fcmp_ordered(">", e.call("llvm.fabs.v16f32", v16f32, v), e.splat(65504.0, v16f32))
+    return e.b.zext(e.b.bitcast(over, i16), i64)
+
+
 @kernel(V, I)
 def load16_half(e: Emitter, a: Value) -> Value:
     return e.half_to_float(e.load(a, v16i16, 0, 2))

@@ -1,11 +1,11 @@
 """The kernel cache: objects built once per machine, loaded by llvmlite alone.
 
-A unit (``step``, ``pack``, ``mm_q4_1``, ...) is one object file in
-``$FASTLLM_HOME/kernels/<key>/<road>-<unit>.o``, key = hash of every kernel source and of the
-versions of Python, numba and llvmlite. A stale file therefore is never found, versions live side by
-side, and a file is written beside and renamed, with a checksum inside, so concurrent first starts
-and torn writes end in a good file or in a new build. Where nothing can be written the object lives
-in memory.
+A unit (``step``, ``pack``, ``ops_rows``, ``mm_q4_1``, ...) is one file of object code, of one
+function or several, ``$FASTLLM_HOME/kernels/<key>/<road>-<unit>.o``. The key is a hash of every
+source that decides what is compiled, and of the versions of Python, numba and llvmlite. A stale
+file therefore is never found, versions live side by side, and a file is written beside and renamed,
+with a checksum inside, so concurrent first starts and torn writes end in a good file or in a new
+build. Where nothing can be written the object lives in memory.
 
 Numba's own cache is not used: its key sees one source file, so a changed intrinsic in another file
 would run stale code.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -33,7 +34,9 @@ from fastllm.errors import KernelError
 from fastllm.kernels.road import Road, choose_road
 
 Progress = Callable[[str, float], None]
-_MAGIC = b"fastllm-object-1\n"
+_MAGIC = b"fastllm-object-2\n"
+Objects = list[tuple[str, str, bytes]]
+"""(function, its symbol, object code)"""
 _BUILD_TIMEOUT_S = 600
 
 
@@ -53,8 +56,11 @@ def source_key() -> str:
     for part in ("numba", "llvmlite"):
         digest.update(f"{part}={version(part)};".encode())
     digest.update(f"{platform.python_version()};{platform.machine()};{sys.platform}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        name = path.relative_to(folder).as_posix()
+        if name != "objects.py":  # it keeps and loads what others make
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
@@ -63,8 +69,24 @@ def object_path(unit: str, road: Road) -> Path:
     return cache_root() / source_key() / f"{road.name}-{unit}.o"
 
 
-def _read(path: Path) -> tuple[str, bytes] | None:
-    """(symbol, object code) of a cached object, or None if it is missing or damaged."""
+def pack_objects(objects: Objects) -> bytes:
+    """Body of a unit's file: a line of JSON, then the object code of its functions."""
+    head = [[name, symbol, len(code)] for name, symbol, code in objects]
+    return json.dumps(head).encode() + b"\n" + b"".join(code for _, _, code in objects)
+
+
+def unpack_objects(body: bytes) -> Objects:
+    """The reverse of `pack_objects`."""
+    head, _, rest = body.partition(b"\n")
+    out, at = [], 0
+    for name, symbol, size in json.loads(head):
+        out.append((name, symbol, rest[at : at + size]))
+        at += size
+    return out
+
+
+def _read(path: Path) -> Objects | None:
+    """What a cached file holds, or None if it is missing or damaged."""
     try:
         blob = path.read_bytes()
     except OSError:
@@ -74,8 +96,7 @@ def _read(path: Path) -> tuple[str, bytes] | None:
     checksum, body = blob[len(_MAGIC) : len(_MAGIC) + 32], blob[len(_MAGIC) + 32 :]
     if hashlib.sha256(body).digest() != checksum:
         return None
-    symbol, _, code = body.partition(b"\n")
-    return symbol.decode(), code
+    return unpack_objects(body)
 
 
 def _write(path: Path, body: bytes) -> None:
@@ -94,7 +115,7 @@ def _write(path: Path, body: bytes) -> None:
             raise
 
 
-def _build(unit: str, road: Road) -> tuple[str, bytes]:
+def _build(unit: str, road: Road) -> Objects:
     """Compile `unit` in a subprocess."""
     with tempfile.TemporaryDirectory(prefix="fastllm-build-") as folder:
         out = os.path.join(folder, "object")
@@ -119,39 +140,41 @@ def _build(unit: str, road: Road) -> tuple[str, bytes]:
             )
         body = Path(out).read_bytes()
     _write(object_path(unit, road), body)
-    symbol, _, code = body.partition(b"\n")
-    return symbol.decode(), code
+    return unpack_objects(body)
 
 
 class _Loader:
-    """Objects of this process, each loaded once."""
+    """Units of this process, each loaded once."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.engine: Any = None
         self.keep: list[Any] = []
-        self.addresses: dict[tuple[str, str], int] = {}
+        self.units: dict[tuple[str, str], dict[str, int]] = {}
 
-    def load(self, unit: str, road: Road, symbol: str, code: bytes) -> int:
+    def load(self, unit: str, road: Road, objects: Objects) -> dict[str, int]:
+        """Addresses of a unit's functions."""
         import llvmlite.binding as llvm
 
         with self.lock:
-            known = self.addresses.get((unit, road.name))
+            known = self.units.get((unit, road.name))
             if known is not None:
                 return known
             llvm.initialize_native_target()
             llvm.initialize_native_asmprinter()
-            # one execution engine an object: symbol names of two units may be equal
+            # one execution engine a unit: symbol names of two units may be equal
             target = llvm.Target.from_default_triple().create_target_machine(jit=True)
             engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
-            engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+            for _, _, code in objects:
+                engine.add_object_file(llvm.ObjectFileRef.from_data(code))
             engine.finalize_object()
-            address = engine.get_function_address(symbol)
-            if not address:
-                raise KernelError(f"kernel {unit}: symbol not found; remove {cache_root()}")
+            found = {}
+            for name, symbol, _ in objects:
+                found[name] = int(engine.get_function_address(symbol))
+                if not found[name]:
+                    raise KernelError(f"kernel {name}: symbol not found; remove {cache_root()}")
             self.keep.append(engine)
-            self.addresses[unit, road.name] = int(address)
-            return int(address)
+            self.units[unit, road.name] = found
+            return found
 
 
 _LOADER = _Loader()
@@ -160,16 +183,16 @@ _LOADER = _Loader()
 def addresses(
     units: Iterable[str], road: Road | None = None, progress: Progress | None = None
 ) -> dict[str, int]:
-    """Machine addresses of `units`, built (two at a time) where the cache has none.
+    """Machine addresses of the functions of `units`, by name; built where the cache has none.
 
     `progress` is called with (what is being built, share done).
     """
     road = road or choose_road()
     units = list(dict.fromkeys(units))
-    found: dict[str, tuple[str, bytes]] = {}
+    found: dict[str, Objects] = {}
     missing = []
     for unit in units:
-        if (unit, road.name) in _LOADER.addresses:
+        if (unit, road.name) in _LOADER.units:
             continue
         cached = _read(object_path(unit, road))
         if cached is None:
@@ -188,10 +211,10 @@ def addresses(
                 done += 1
                 if progress:
                     progress(f"compiled {unit}", done / len(missing))
-    out = {}
+    out: dict[str, int] = {}
     for unit in units:
-        known = _LOADER.addresses.get((unit, road.name))
-        out[unit] = known if known is not None else _LOADER.load(unit, road, *found[unit])
+        known = _LOADER.units.get((unit, road.name))
+        out.update(known if known is not None else _LOADER.load(unit, road, found[unit]))
     return out
 
 

@@ -57,6 +57,18 @@ def atomic_add(e: Emitter, a: Value, v: Value) -> Value:
     return e.b.sext(e.b.atomic_rmw("add", _word(e, a), e.b.trunc(v, i32), "seq_cst"), i64)
 
 
+@kernel(I, I)
+def atomic_load_i64(e: Emitter, a: Value) -> Value:
+    """As `atomic_load`, of an int64."""
+    return e.b.load_atomic(e.b.inttoptr(a, i64.as_pointer()), "acquire", 8)
+
+
+@kernel(N, I, I)
+def atomic_store_i64(e: Emitter, a: Value, v: Value) -> None:
+    """As `atomic_store`, of an int64."""
+    e.b.store_atomic(v, e.b.inttoptr(a, i64.as_pointer()), "seq_cst", 8)
+
+
 @kernel(N)
 def _pause(e: Emitter) -> None:
     if _MACHINE in ("x86_64", "amd64"):

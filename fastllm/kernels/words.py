@@ -1,6 +1,6 @@
 """The table of operations that the step runs: which int64 word means what.
 
-``step.program`` writes these words, ``kernels.interpreter`` reads them; nothing else knows them.
+``step.program`` writes these words, the ops of ``kernels.ops`` read them; nothing else knows them.
 Floats are stored as the bits of a float32 in the low half of a word.
 """
 
@@ -36,73 +36,53 @@ class Context(IntEnum):
     MATMUL_SCRATCH = 21  # offsets in a thread's scratch
     HEAD_SCRATCH = 22
     ATTEND_SCRATCH = 23
-    WIDE_CACHE = 24  # 1: keys and values are float32, 0: half precision
-    PREFETCH = 25  # 1: matrix kernels ask memory ahead at one token
-    ROPE_ROWS = 26  # int32[NUM_TOKENS]: row of the rope tables; POSITIONS, but for LongRoPE
+    PREFETCH = 24  # 1: matrix kernels ask memory ahead at one token
+    ROPE_ROWS = 25  # int32[NUM_TOKENS]: row of the rope tables; POSITIONS, but for LongRoPE
+    ERROR = 26  # (number of the op that failed + 1) << 32 | its `Failure`, or 0
+    ERROR_TOKEN = 27  # the token it failed at
     WORDS = 32
 
 
+class Span(IntEnum):
+    """Which rows an op runs over: the word of the context that counts them."""
+
+    TOKENS = Context.NUM_TOKENS
+    ASKED = Context.NUM_ROWS  # tokens whose logits are wanted, as they stand in LOGIT_ROWS
+
+
 class Op(IntEnum):
-    """Words of one operation. Every op has CODE and BARRIER; the rest depends on the code."""
+    """The words that every op begins with; its own follow (``kernels.ops``)."""
 
-    CODE = 0
-    BARRIER = 1  # 1: all threads meet after it
-    A = 2
-    B = 3
-    C = 4
-    D = 5
-    E = 6
-    F = 7
-    G = 8
-    H = 9
-    I = 10  # noqa: E741
-    J = 11
-    K = 12
-    L = 13
-    M = 14
-    N = 15
-    O = 16  # noqa: E741
-    P = 17
-    Q = 18
-    R = 19
-    S = 20
-    T = 21
-    WORDS = 22
+    FUNCTION = 0  # address of its compiled ``run``
+    SPAN = 1
+    BARRIER = 2  # 1: all threads meet after it
 
 
-class Code(IntEnum):
-    """What an op does. Letters: the words of `Op`.
+ROW_WORDS = 26  # of the table: what the longest op needs
 
-    NORM: A kind, B source, C source stride, D columns, E weight, F bias, G eps, H float output (0:
-    none), I its stride, J 1: add to it, K tiles (0: none), L tile kind, M token bytes, N 1: source
-    rows are those of LOGIT_ROWS, 2: source has one row a logit row.
-    MATMUL: A function, B panels, C panel bytes, D units, E num panels, F tiles, G token bytes, H
-    output, I its stride, J bias, K 1: add, L 1: logit rows.
-    ROPE: A q, B k, C v, D q stride, E k stride, F v stride, G queries out, H pages of the layer, I
-    page stride, J heads, K kv heads, L head_dim, M style, N rotary_dim, O rope table, P scale, Q q
-    norm weight, R k norm weight (0: none), S eps of both.
-    ATTENTION: A queries, B pages, C page stride, D heads, E kv heads, F head_dim, G window, H cap,
-    I output, J its stride.
-    MERGE: as ATTENTION, K tiles, L tile kind, M token bytes, N columns.
-    ACTIVATE: A function, B gate (0: not gated), C up, D stride, E columns, F tiles, G kind, H token
-    bytes.
-    ADD: A destination, B its stride, C source, D its stride, E columns.
-    QUANTIZE: A source, B stride, C columns, D tiles, E kind, F token bytes.
-    SOFTCAP: A logits, B stride, C columns, D cap.
-    """
 
-    NORM = 0
-    MATMUL = 1
-    ROPE = 2
-    ATTENTION = 3
-    MERGE = 4
-    ACTIVATE = 5
-    ADD = 6
-    QUANTIZE = 7
-    SOFTCAP = 8
+class Words(IntEnum):
+    """Base of an op's own words; ``auto()`` counts on from those that every op has."""
+
+    @staticmethod
+    def _generate_next_value_(
+        name: str,  # noqa: ARG004
+        start: int,  # noqa: ARG004
+        count: int,
+        last_values: list[int],  # noqa: ARG004
+    ) -> int:
+        return len(Op) + count
+
+
+class Failure(IntEnum):
+    """What an op returns: 0, or why the step must end."""
+
+    NONE = 0
+    HALF_RANGE = 1  # a key or value that half precision cannot hold
 
 
 # Numbers of variants, as the words hold them
 NORMS = {"rms": 0, "layer": 1}
 ROPE_STYLES = {"half": 1, "pairs": 2}
+KV_TYPES = {"f16": 0, "f32": 1}
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastllm.cache.kv_cache import KVCache, padded_head_dim
 from fastllm.errors import UnsupportedError
+from fastllm.kernels import ops
 from fastllm.kernels.activations import KINDS
-from fastllm.kernels.words import ACTIVATIONS, NORMS, ROPE_STYLES, Code, Op
+from fastllm.kernels.words import (
+    ACTIVATIONS,
+    KV_TYPES,
+    NORMS,
+    ROPE_STYLES,
+    ROW_WORDS,
+    Op,
+    Span,
+    Words,
+)
 from fastllm.models.layers import MLP, Attention, Branch, Decoder, Layer, Linear, Mixer, Norm
 from fastllm.step.buffers import Buffers, Rows, Tiles
 from fastllm.step.rope_table import RopeTable
@@ -27,26 +37,67 @@ _NO_NORM = -1
 MAX_GROUP = 128  # query heads of a kv head that fit the scratch of a tile
 
 
-def float_bits(value: float) -> int:
-    """Bits of a float32, as the table stores floats."""
+def _float_bits(value: float) -> int:
     return int(np.float32(value).view(np.uint32))
 
 
-@dataclass
 class Program:
-    """The table; `head` is the index of the first op that works on logit rows only."""
+    """The table of operations, and the tables that its rows point at.
 
-    ops: list[list[int]] = field(default_factory=list)
-    head: int = 0
+    Attributes
+    ----------
+    head : int
+        Number of the first op that works on logit rows only.
+    """
 
-    def add(self, code: Code, *words: int, barrier: bool = True) -> None:
-        """Append one op: words A, B, C, ..."""
-        row = [int(code), int(barrier), *(int(w) for w in words)]
-        self.ops.append(row + [0] * (Op.WORDS - len(row)))
+    def __init__(self, functions: Mapping[str, int]) -> None:
+        self._functions = functions
+        self._rows: list[list[int]] = []
+        self._tables: list[NDArray[np.int64]] = []
+        self.head = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(
+        self,
+        op: type[Words],
+        *,
+        function: str | None = None,
+        span: Span = Span.TOKENS,
+        barrier: bool = True,
+        **words: float,
+    ) -> None:
+        """Append an op.
+
+        Parameters
+        ----------
+        op : type of Words
+        function : str, optional
+            Name of the compiled function; default: the op's own.
+        span : Span
+            The rows it runs over.
+        barrier : bool
+            Whether all threads meet after it.
+        **words : int or float
+            The op's own words, by their names in lower case; those not given are 0. A float is
+            stored as the bits of a float32.
+        """
+        row = [0] * ROW_WORDS
+        row[Op.FUNCTION] = self._functions[function or ops.op_name(op)]
+        row[Op.SPAN], row[Op.BARRIER] = span, barrier
+        for name, value in words.items():
+            row[op[name.upper()]] = _float_bits(value) if isinstance(value, float) else int(value)
+        self._rows.append(row)
+
+    def place(self, table: NDArray[np.int64]) -> int:
+        """Address of a table that lives as long as the program."""
+        self._tables.append(table)
+        return table.ctypes.data
 
     def table(self) -> NDArray[np.int64]:
-        """int64[num_ops, Op.WORDS]."""
-        return np.array(self.ops, np.int64)
+        """int64[num_ops, ROW_WORDS]."""
+        return np.array(self._rows, np.int64).reshape(-1, ROW_WORDS)
 
 
 class Writer:
@@ -61,7 +112,7 @@ class Writer:
     buffers : Buffers
         Written once to learn the sizes, and again after ``buffers.allocate()``.
     functions : mapping
-        Weight format -> machine address of its product.
+        Name -> machine address of ops and products.
     logits : Rows
         Where the logits appear, as many rows as are computed at once.
     """
@@ -79,12 +130,12 @@ class Writer:
         self.decoder, self.weights, self.cache = decoder, weights, cache
         self.ropes, self.buffers, self.functions = ropes, buffers, functions
         self.logits = logits
-        self.program = Program()
+        self.program = Program(functions)
         self.num_attentions = 0
 
     def write(self) -> Program:
         """Return the program; addresses are 0 until the buffers are allocated."""
-        self.program = Program()
+        self.program = Program(self.functions)
         self.num_attentions = 0  # written so far: each has its own place in the cache
         decoder = self.decoder
         hidden = decoder.config.hidden_size
@@ -96,7 +147,10 @@ class Writer:
             self.multiply(decoder.project_in, tiles, x)
         if decoder.positions is not None:
             rows = self.buffers.rows("positions", hidden)
-            self.program.add(Code.ADD, x.address, x.stride, rows.address, rows.stride, hidden)
+            self.program.add(
+                ops.Add, out=x.address, out_stride=x.stride, source=rows.address,
+                source_stride=rows.stride, columns=hidden,
+            )  # fmt: skip
         for layer in decoder.layers:
             self.layer(layer, x)
         self.head(x)
@@ -175,24 +229,31 @@ class Writer:
         q_norm = self.vector(a.q_norm.weight) if a.q_norm else 0
         k_norm = self.vector(a.k_norm.weight) if a.k_norm else 0
         eps = a.q_norm.eps if a.q_norm else 1e-6
+        cached: dict[str, Any] = {
+            "queries": queries, "pages": pages, "page_stride": page_stride,
+            "kv_type": KV_TYPES[self.cache.kv_type], "num_heads": a.num_heads,
+            "num_kv_heads": a.num_kv_heads, "head_dim": a.head_dim,
+        }  # fmt: skip
         self.program.add(
-            Code.ROPE, q.address, k.address, v.address, q.stride, k.stride, v.stride,
-            queries, pages, page_stride, a.num_heads, a.num_kv_heads, a.head_dim,
-            style, rotary_dim, table, float_bits(a.scale * _LOG2E), q_norm, k_norm, float_bits(eps),
+            ops.Rope, **cached,
+            q=q.address, k=k.address, v=v.address,
+            q_stride=q.stride, k_stride=k.stride, v_stride=v.stride,
+            style=style, rotary_dim=rotary_dim, angles=table, scale=float(a.scale * _LOG2E),
+            q_norm=q_norm, k_norm=k_norm, eps=float(eps),
         )  # fmt: skip
         width = a.num_heads * a.head_dim
         attended = self.buffers.rows("attended", width)
-        cap = (a.softcap or 0.0) * _LOG2E
-        common = (
-            queries, pages, page_stride, a.num_heads, a.num_kv_heads, a.head_dim,
-            a.sliding_window or 0, float_bits(cap), attended.address, attended.stride,
+        self.program.add(
+            ops.Attention, **cached,
+            window=a.sliding_window or 0, cap=float((a.softcap or 0.0) * _LOG2E),
+            out=attended.address, out_stride=attended.stride,
         )  # fmt: skip
-        self.program.add(Code.ATTENTION, *common)
         merged = self.tiles_for("merged", [a.o], width)
         first, *others = merged.values()
         self.program.add(
-            Code.MERGE, *common, first.address, KINDS[first.kind], first.token_bytes, width
-        )
+            ops.Merge, num_heads=a.num_heads, head_dim=a.head_dim,
+            out=attended.address, out_stride=attended.stride, columns=width, **_laid_out(first),
+        )  # fmt: skip
         self.quantize(attended, width, others)
         self.multiply(a.o, merged, out, add=add)
 
@@ -209,8 +270,8 @@ class Writer:
         activated = self.tiles_for("activated", [mlp.down], columns)
         (target,) = activated.values()
         self.program.add(
-            Code.ACTIVATE, ACTIVATIONS[mlp.act], gate, up.address, up.stride, columns,
-            target.address, KINDS[target.kind], target.token_bytes,
+            ops.Activate, activation=ACTIVATIONS[mlp.act], gate=gate, up=up.address,
+            stride=up.stride, columns=columns, **_laid_out(target),
         )  # fmt: skip
         self.multiply(mlp.down, activated, out, add=add)
 
@@ -218,25 +279,25 @@ class Writer:
         """Final norm, projection, logits: on the rows asked for only."""
         decoder = self.decoder
         hidden = decoder.config.hidden_size
-        self.program.head = len(self.program.ops)
+        self.program.head = len(self.program)
         first = decoder.project_out or decoder.lm_head
-        tiles = self.inputs("head", x, decoder.norm, hidden, [first], chosen=True)
+        tiles = self.inputs("head", x, decoder.norm, hidden, [first], asked=True)
         if decoder.project_out is not None:
             matrix = self.matrix(decoder.project_out)
             rows = self.buffers.rows("projected_out", matrix.padded_rows)
-            self.multiply(decoder.project_out, tiles, rows, chosen=True)
+            self.multiply(decoder.project_out, tiles, rows, span=Span.ASKED)
             (target,) = self.tiles_for("head_out", [decoder.lm_head], matrix.rows).values()
             self.program.add(
-                Code.NORM, _NO_NORM, rows.address, rows.stride, matrix.rows, 0, 0, 0, 0, 0, 0,
-                target.address, KINDS[target.kind], target.token_bytes, 2,
+                ops.Norm, span=Span.ASKED, kind=_NO_NORM, source=rows.address,
+                source_stride=rows.stride, columns=matrix.rows, **_laid_out(target),
             )  # fmt: skip
             tiles = {target.kind: target}
         logits = self.logits
-        self.multiply(decoder.lm_head, tiles, logits, chosen=True)
+        self.multiply(decoder.lm_head, tiles, logits, span=Span.ASKED)
         if decoder.logit_softcap:
             self.program.add(
-                Code.SOFTCAP, logits.address, logits.stride, self.matrix(decoder.lm_head).rows,
-                float_bits(decoder.logit_softcap),
+                ops.Softcap, span=Span.ASKED, rows=logits.address, stride=logits.stride,
+                columns=self.matrix(decoder.lm_head).rows, cap=float(decoder.logit_softcap),
             )  # fmt: skip
 
     # ------------------------------------------------------------------ pieces
@@ -260,46 +321,50 @@ class Writer:
         norm: Norm | None,
         columns: int,
         linears: Sequence[Linear],
-        chosen: bool = False,
+        asked: bool = False,
     ) -> dict[str, Tiles]:
-        """Norm `source` (if there is a norm) and lay it out for `linears`."""
+        """Norm `source` (if there is a norm) and lay it out for `linears`.
+
+        `asked`: only the rows whose logits are wanted, one after the other.
+        """
         tiles = self.tiles_for(name, linears, columns)
         first, *others = tiles.values()
         out = self.buffers.rows("normed", columns) if others else Rows(0, 0)
+        span = Span.ASKED if asked else Span.TOKENS
         self.program.add(
-            Code.NORM,
-            NORMS[norm.kind] if norm else _NO_NORM,
-            source.address,
-            source.stride,
-            columns,
-            self.vector(norm.weight) if norm else 0,
-            self.vector(norm.bias) if norm else 0,
-            float_bits(norm.eps) if norm else 0,
-            out.address,
-            out.stride,
-            0,
-            first.address,
-            KINDS[first.kind],
-            first.token_bytes,
-            int(chosen),
-        )
-        self.quantize(out, columns, others)
+            ops.Norm, span=span, **self.normed(norm), source=source.address,
+            source_stride=source.stride, gather=asked, columns=columns,
+            out=out.address, out_stride=out.stride, **_laid_out(first),
+        )  # fmt: skip
+        self.quantize(out, columns, others, span)
         return tiles
 
     def norm(self, norm: Norm, source: Rows, columns: int, out: Rows, add: bool = False) -> None:
         """out (+)= norm(source), as floats."""
         self.program.add(
-            Code.NORM, NORMS[norm.kind], source.address, source.stride, columns,
-            self.vector(norm.weight), self.vector(norm.bias), float_bits(norm.eps),
-            out.address, out.stride, int(add),
+            ops.Norm, **self.normed(norm), source=source.address, source_stride=source.stride,
+            columns=columns, out=out.address, out_stride=out.stride, add=add,
         )  # fmt: skip
 
-    def quantize(self, source: Rows, columns: int, targets: Iterable[Tiles]) -> None:
+    def normed(self, norm: Norm | None) -> dict[str, Any]:
+        """Words of a norm."""
+        if norm is None:
+            return {"kind": _NO_NORM}
+        return {
+            "kind": NORMS[norm.kind],
+            "weight": self.vector(norm.weight),
+            "bias": self.vector(norm.bias),
+            "eps": float(norm.eps),
+        }
+
+    def quantize(
+        self, source: Rows, columns: int, targets: Iterable[Tiles], span: Span = Span.TOKENS
+    ) -> None:
         """Lay out float rows for further kinds of weights."""
         for target in targets:
             self.program.add(
-                Code.QUANTIZE, source.address, source.stride, columns,
-                target.address, KINDS[target.kind], target.token_bytes,
+                ops.Quantize, span=span, source=source.address, source_stride=source.stride,
+                columns=columns, **_laid_out(target),
             )  # fmt: skip
 
     def multiply(
@@ -310,24 +375,25 @@ class Writer:
         *,
         add: bool = False,
         barrier: bool = True,
-        chosen: bool = False,
+        span: Span = Span.TOKENS,
     ) -> None:
         """out (+)= x @ W.T (+ bias)."""
         matrix = self.matrix(linear)
         layout, x = matrix.layout, tiles[matrix.layout.activations]
         self.program.add(
-            Code.MATMUL,
-            self.functions[matrix.type],
-            matrix.address,
-            layout.panel_bytes(matrix.columns),
-            layout.units(matrix.columns),
-            matrix.num_panels,
-            x.address,
-            x.token_bytes,
-            out.address,
-            out.stride,
-            self.vector(linear.bias),
-            int(add),
-            int(chosen),
-            barrier=barrier,
-        )
+            ops.Matmul, function=f"mm_{matrix.type}", span=span, barrier=barrier,
+            spans=self.program.place(np.array(matrix.spans, np.int64)),
+            num_spans=len(matrix.spans), num_panels=matrix.num_panels,
+            panel_bytes=layout.panel_bytes(matrix.columns), units=layout.units(matrix.columns),
+            tiles=x.address, token_bytes=x.token_bytes, out=out.address, out_stride=out.stride,
+            bias=self.vector(linear.bias), add=add,
+        )  # fmt: skip
+
+
+def _laid_out(tiles: Tiles) -> dict[str, Any]:
+    """Words of the activations that an op writes."""
+    return {
+        "tiles": tiles.address,
+        "tiles_kind": KINDS[tiles.kind],
+        "token_bytes": tiles.token_bytes,
+    }

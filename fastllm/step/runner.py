@@ -18,7 +18,7 @@ from fastllm.cache.kv_cache import (
     block_bytes,
     padded_head_dim,
 )
-from fastllm.errors import BudgetError, RequestError
+from fastllm.errors import BudgetError, KVRangeError, RequestError
 from fastllm.kernels import objects
 from fastllm.kernels.interpreter_codes import (
     CHUNK_PAGES,
@@ -28,8 +28,9 @@ from fastllm.kernels.interpreter_codes import (
     scratch_layout,
 )
 from fastllm.kernels.layouts import LAYOUTS
+from fastllm.kernels.ops import UNITS
 from fastllm.kernels.road import choose_road, wants_prefetch
-from fastllm.kernels.words import Context, Op
+from fastllm.kernels.words import ROW_WORDS, Context, Failure
 from fastllm.machine.cpus import default_threads, usable_cpus
 from fastllm.machine.memory import available_bytes
 from fastllm.models.bind import BoundModel, bind
@@ -103,11 +104,10 @@ class Runner:
         road = choose_road()
         self.isa = road.name
         formats = _formats(model, options.quant)
-        units = ["step", "pack", "pick", *(f"mm_{name}" for name in formats)]
-        built = objects.addresses(units, road, progress)
-        functions = {name: built[f"mm_{name}"] for name in formats}
+        units = ["step", "pack", "pick", *UNITS, *(f"mm_{name}" for name in formats)]
+        functions = objects.addresses(units, road, progress)
         self._weights = Weights(
-            model, objects.callable_at(built["pack"], PACK_ARGS), options.quant, progress
+            model, objects.callable_at(functions["pack"], PACK_ARGS), options.quant, progress
         )
         self.model_bytes = self._weights.nbytes
         self.kv_type = options.kv_type or ("f32" if formats == ["f32"] else "f16")
@@ -135,7 +135,7 @@ class Runner:
             decoder, self._weights, self._cache, self._ropes, self._buffers, functions, logits
         )
         self._prepare(writer)
-        entry = objects.callable_at(built["step"], STEP_ARGS)
+        entry = objects.callable_at(functions["step"], STEP_ARGS)
         self._workers = Workers(entry, self._context, self.n_threads, usable_cpus())
         self._pid, self._lock = os.getpid(), threading.Lock()
         self._closed = False
@@ -167,10 +167,10 @@ class Runner:
         raw("scratch", stride * self.n_threads)
         raw("partials", partials)
         writer.write()
-        self.buffer_bytes = self._buffers.allocate()
-        program = writer.write()
-        self._head = program.head
-        self._ops = program.table()
+        self._buffers.allocate()
+        self._program = writer.write()  # kept: rows point at its tables
+        self._head = self._program.head
+        self._ops = self._program.table()
         hidden = decoder.config.hidden_size
         self._x = _float_rows(self._buffers, "x", self._buffers.rows("x", hidden).stride)
         self._embedded = self._x
@@ -191,7 +191,6 @@ class Runner:
         context[Context.PARTIALS] = raw("partials", 0)
         context[Context.MAX_CHUNKS] = chunks
         context[Context.PREFETCH] = wants_prefetch()
-        context[Context.WIDE_CACHE] = self.kv_type == "f32"
         self._ops_address, self._num_ops = self._ops.ctypes.data, len(self._ops)
         self._stage = _Stage(
             self.max_batch_tokens, context, self.n_ctx if self._num_regimes > 1 else 0
@@ -219,6 +218,9 @@ class Runner:
             A token id, position or block id outside its range.
         ReadError
             The embedding's file was cut short.
+        KVRangeError
+            A key or value that the KV cache cannot hold; the other sequences of the batch may be
+            computed again without the one it names.
         """
         with self._own_lock():
             return self._forward(batch)
@@ -242,21 +244,33 @@ class Runner:
         c[Context.NUM_OPS] = self._num_ops if rows else self._head
         c[Context.NUM_ROWS] = min(rows, MAX_LOGIT_ROWS)
         c[Context.LOGIT_ROWS] = stage.logit_rows_address
-        self._workers.run()
+        self._run()
         if rows <= MAX_LOGIT_ROWS:
             return self._logits[:rows, : self.vocab_size]
         # more rows than the buffer: the head again for each further group of rows
         out = np.empty((rows, self.vocab_size), np.float32)
         out[:MAX_LOGIT_ROWS] = self._logits[:, : self.vocab_size]
-        c[Context.OPS] = self._ops_address + self._head * 8 * Op.WORDS
+        c[Context.OPS] = self._ops_address + self._head * 8 * ROW_WORDS
         c[Context.NUM_OPS] = self._num_ops - self._head
         for start in range(MAX_LOGIT_ROWS, rows, MAX_LOGIT_ROWS):
             count = min(MAX_LOGIT_ROWS, rows - start)
             c[Context.NUM_ROWS] = count
             c[Context.LOGIT_ROWS] = stage.logit_rows_address + 4 * start
-            self._workers.run()
+            self._run()
             out[start : start + count] = self._logits[:count, : self.vocab_size]
         return out
+
+    def _run(self) -> None:
+        """Run the table; an op that failed has changed nothing but its own sequence's blocks."""
+        failure = self._workers.run()
+        if failure == Failure.NONE:
+            return
+        token = int(self._context[Context.ERROR_TOKEN])
+        raise KVRangeError(
+            "a key or value of this model is beyond 65504, more than the KV cache holds in half "
+            'precision; load it with kv_type="f32" (--kv-type f32)',
+            sequence=self._stage.sequence_of(token),
+        )
 
     def _embed_tokens(self, batch: Batch) -> None:
         """Put the tokens' embeddings where the step begins, and have the angles they need."""
@@ -346,6 +360,10 @@ class _Stage:
         self._regime_rows = regime_rows
         self._rope_rows = np.zeros(max_tokens, np.int32) if regime_rows else self._positions
         context[Context.ROPE_ROWS] = self._rope_rows.ctypes.data
+
+    def sequence_of(self, token: int) -> int:
+        """Number of the sequence that a token of the batch belongs to."""
+        return int(self._seqs[token])
 
     def put(self, batch: Batch) -> int:
         """Copy a batch; the number of its tokens."""

@@ -35,14 +35,14 @@ class PackedMatrix:
     type : str
         Weight format, a key of `LAYOUTS`.
     rows, columns : int
-    address : int
-        Of the first panel.
+    spans : tuple of (int, int, int)
+        First panel, panels, address, in order: where its panels lie. One span is the normal case.
     """
 
     type: str
     rows: int
     columns: int
-    address: int
+    spans: tuple[tuple[int, int, int], ...]
 
     @property
     def layout(self) -> PanelLayout:
@@ -120,9 +120,8 @@ class Weights:
         for role, source in sources.items():
             rows, columns = source.shape
             size = LAYOUTS[types[role]].matrix_bytes(rows, columns)
-            self.matrices[role] = PackedMatrix(
-                types[role], rows, columns, self.arena.alloc(size, 64)
-            )
+            place = (0, -(-rows // ROWS), self.arena.alloc(size, 64))
+            self.matrices[role] = PackedMatrix(types[role], rows, columns, (place,))
         for role, values in vectors.items():
             address = self.arena.alloc(values.nbytes, 64)
             self.arena.view(address, values.nbytes)[:] = values.view(np.uint8)
@@ -157,17 +156,21 @@ class Weights:
             rows = quantize(matrix.type, values)
         layout = matrix.layout
         panel_bytes = layout.panel_bytes(matrix.columns)
-        self._pack(
-            self._tables[matrix.type].ctypes.data,
-            rows.ctypes.data,
-            row_bytes(matrix.type, matrix.columns),
-            chunk.num_rows,
-            layout.block_bytes,
-            layout.units(matrix.columns),
-            matrix.address + chunk.first_row // ROWS * panel_bytes,
-            0,
-            -(-chunk.num_rows // ROWS),
-        )
+        begin, panels = chunk.first_row // ROWS, -(-chunk.num_rows // ROWS)
+        for start, count, address in matrix.spans:
+            first, last = max(0, start - begin), min(panels, start + count - begin)
+            if first < last:
+                self._pack(
+                    self._tables[matrix.type].ctypes.data,
+                    rows.ctypes.data,
+                    row_bytes(matrix.type, matrix.columns),
+                    chunk.num_rows,
+                    layout.block_bytes,
+                    layout.units(matrix.columns),
+                    address + (begin - start) * panel_bytes,
+                    first,
+                    last,
+                )
 
 
 def _aligned(nbytes: int) -> int:

@@ -55,9 +55,15 @@ class Workers:
         # dropped without `close`, the threads must not outlive what they work on
         self._stop = weakref.finalize(self, _Crew.stop, self._crew)
 
-    def run(self) -> None:
-        """Run the op table once; returns when all threads have passed its last barrier."""
-        self._crew.run()
+    def run(self) -> int:
+        """Run the op table once; returns when all threads have passed its last barrier.
+
+        Returns
+        -------
+        int
+            0, or the `kernels.words.Failure` that ended it early.
+        """
+        return self._crew.run()
 
     def close(self) -> None:
         """Let the workers return and wait for them; in a forked child there are none."""
@@ -93,17 +99,16 @@ class _Crew:
         for thread in self.threads:
             thread.start()
 
-    def run(self) -> None:
+    def run(self) -> int:
         if self.pid != os.getpid():
             self.start()
         address = self.context.ctypes.data
         if not self.pins:
-            self.entry(RUN, address, 0)
-            return
+            return self.entry(RUN, address, 0)
         before = os.sched_getaffinity(0)
         _pin(self.pins[:1])
         try:
-            self.entry(RUN, address, 0)
+            return self.entry(RUN, address, 0)
         finally:
             _pin(before)
 

@@ -127,3 +127,31 @@ def test_a_long_conversation_fits_the_budget() -> None:
     )
     talk = [{"role": "user", "content": "word " * 400}] * 2000
     assert len(ChatTemplate(source).render(talk)) == 2000 * (6 + 1999) + 1999
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for m in messages[::-1] %}{% set i = (messages | length - 1) - loop.index0 %}"
+        "{% if i >= 0 and messages[i].role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
+        "{% for m in messages %}{% set ns = namespace(last=messages) %}"
+        "{% if messages == ns.last and messages[loop.index0:] %}{{ m.content }}{% endif %}"
+        "{% endfor %}",
+    ],
+)
+def test_many_short_messages_fit_the_budget(source: str) -> None:
+    talk = [{"role": "user", "content": "word"}] * 2001
+    assert ChatTemplate(source).render(talk) == "word" * 2001
+
+
+def test_the_budget_grows_with_the_input() -> None:
+    few, many = ({"messages": [{"a": "b"}] * n} for n in (1, 1000))
+    assert bounds.Budget(10, many).left > 2 * bounds.Budget(10, few).left
+    assert bounds.Budget(10, {"a": "x" * (20 << 20)}).max_chars > 20 << 20
+
+
+def test_time_on_the_cpu_ends_a_render_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10_000))
+    monkeypatch.setattr(bounds, "thread_time", lambda: next(clock))
+    with pytest.raises(FormatError, match="does not come to an end"):
+        ChatTemplate("{% for i in range(9000) %}{{ i }}{% endfor %}").render(TALK)

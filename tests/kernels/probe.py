@@ -114,7 +114,7 @@ def main(out: str) -> None:
     """Build the unit as ``fastllm.kernels.build`` does."""
     from fastllm.kernels import build
 
-    build._function = lambda _unit: (entry(), NUM_ARGS)
+    build._functions = lambda unit: {unit: (entry(), NUM_ARGS)}
     build.main(["probe", out])
 
 
@@ -137,8 +137,8 @@ def _address(road: Road) -> int:
     path = objects.object_path(f"probe-{source}", road)
     if not path.exists():
         _compile(road, path)
-    symbol, _, code = path.read_bytes().partition(b"\n")
-    return objects._LOADER.load("probe", road, symbol.decode(), code)
+    built = objects.unpack_objects(path.read_bytes())
+    return objects._LOADER.load("probe", road, built)["probe"]
 
 
 class Probe:

@@ -1,16 +1,20 @@
 """Matrix products of every weight format on every road, against float64 NumPy."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastllm.kernels import objects
+from fastllm.kernels import objects, ops
 from fastllm.kernels.activations import GROUP, layout_reference, quantize_reference, token_bytes
-from fastllm.kernels.interpreter_codes import MATMUL_ARGS, MATMUL_SCRATCH
+from fastllm.kernels.interpreter_codes import MATMUL_SCRATCH, OP_ARGS
 from fastllm.kernels.layouts import LAYOUTS, native_unit_columns
 from fastllm.kernels.road import road_named
+from fastllm.kernels.words import Context
 from fastllm.quants import BLOCKS, dequantize
+from fastllm.step.program import Program
 from tests.kernels.samples import (
     FLOATS,
     POSSIBLE_ROADS,
@@ -48,9 +52,20 @@ class Product:
         self.panels = pack_rows(name, self.native, columns, road)
         self.values = dequantize(name, self.native)
         unit = f"mm_{name}"
-        self.call = objects.callable_at(objects.addresses([unit], road)[unit], MATMUL_ARGS)
+        self.call = objects.callable_at(objects.addresses([unit], road)[unit], OP_ARGS)
 
-    def __call__(self, x, y=None, bias=None, add=False, panels=None, tiles=None, prefetch=False):
+    def __call__(
+        self,
+        x,
+        y=None,
+        bias=None,
+        add=False,
+        panels=None,
+        tiles=None,
+        prefetch=False,
+        spans=None,
+        num_threads=1,
+    ):
         """float32[M, rows]; `y` is written into (padded rows) and returned whole where given."""
         kind, count = self.layout.activations, len(self.panels)
         if tiles is None:
@@ -58,12 +73,25 @@ class Product:
         out = np.full((len(x), 16 * count), np.nan, np.float32) if y is None else y
         scratch = aligned(MATMUL_SCRATCH)
         first, last = panels or (0, count)
-        self.call(
-            self.panels.ctypes.data, self.panels.strides[0], self.layout.units(self.columns),
-            tiles.ctypes.data, token_bytes(kind, self.columns), len(x),
-            out.ctypes.data, out.strides[0], first, last,
-            0 if bias is None else bias.ctypes.data, int(add), int(prefetch), scratch.ctypes.data,
+        size = self.panels.strides[0]
+        if spans is None:
+            spans = [(first, last - first, self.panels.ctypes.data + first * size)]
+        program = Program({f"mm_{self.name}": 0})
+        program.add(
+            ops.Matmul, function=f"mm_{self.name}",
+            spans=program.place(np.array(spans, np.int64)), num_spans=len(spans),
+            num_panels=count, panel_bytes=size, units=self.layout.units(self.columns),
+            tiles=tiles.ctypes.data, token_bytes=token_bytes(kind, self.columns),
+            out=out.ctypes.data, out_stride=out.strides[0],
+            bias=0 if bias is None else bias.ctypes.data, add=add,
         )  # fmt: skip
+        context = np.zeros(Context.WORDS, np.int64)
+        context[Context.THREADS] = num_threads
+        context[Context.NUM_TOKENS], context[Context.PREFETCH] = len(x), prefetch
+        context[Context.SCRATCH] = scratch.ctypes.data
+        row = program.table()
+        for thread in range(num_threads):
+            assert self.call(context.ctypes.data, row.ctypes.data, thread) == 0
         return out[:, : self.rows] if y is None else out
 
     def inputs(self, num_tokens, seed=1):
@@ -235,3 +263,22 @@ def test_extreme_codes_do_not_saturate(road, type_):
             scale = np.linalg.norm(seen, axis=1)[:, None] * np.linalg.norm(values, axis=1)[None, :]
             error = np.abs(product(x) - seen @ values.T)
             assert (error <= 1e-6 * scale).all()  # all round alike, so more than at random
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3, 40])
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+@settings(max_examples=10, deadline=None)
+@given(cuts=st.sets(st.integers(1, 6)))
+def test_a_matrix_may_lie_in_several_places(road, num_tokens, num_threads, cuts):
+    """Spans of panels, anywhere in memory and in any order: the bits of one piece."""
+    product = Product(road, "q4_1", 100, 96)  # 7 panels
+    x, bias = product.inputs(num_tokens), aligned_copy(np.arange(112, dtype=np.float32))
+    whole = product(x, bias=bias)
+    bounds = [0, *sorted(cuts), 7]
+    pieces = [aligned_copy(product.panels[a:b], 64) for a, b in itertools.pairwise(bounds)]
+    spans = [
+        (first, len(piece), piece.ctypes.data) for first, piece in zip(bounds, pieces, strict=False)
+    ]
+    product.panels = np.full_like(product.panels, 0xFF)  # not where they are read any more
+    found = product(x, bias=bias, spans=spans[::-1], num_threads=num_threads)
+    assert same_bits(found, whole)

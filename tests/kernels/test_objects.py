@@ -20,6 +20,7 @@ from fastllm.kernels import objects
 from fastllm.kernels.interpreter_codes import PACK_ARGS
 from fastllm.kernels.layouts import LAYOUTS, pack_reference
 from fastllm.kernels.moves import move_table
+from fastllm.kernels.ops import UNITS
 from fastllm.kernels.road import ROADS, choose_road, describe, host_features, road_named
 from tests.kernels.samples import POSSIBLE_ROADS, aligned
 
@@ -133,7 +134,7 @@ def test_a_full_disk_leaves_no_half_file(cache, built, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(objects.os, "fsync", full)
-    objects._write(cache, b"symbol\ncode")
+    objects._write(cache, objects.pack_objects([("unit", "symbol", b"code")]))
     assert list(cache.parent.iterdir()) == []
 
 
@@ -179,11 +180,15 @@ def test_the_key_covers_every_kernel_source(tmp_path):
     assert source_key(tmp_path) == objects.source_key()
     keys = {objects.source_key()}
     # an intrinsic and a table: files that no unit's own file names
-    for name in ("emit.py", "interpreter_codes.py", "new.py"):
+    for name in ("emit.py", "interpreter_codes.py", "new.py", "ops/norm.py", "ops/new.py"):
         with open(kernels / name, "a") as file:
             file.write("# changed\n")
         keys.add(source_key(tmp_path))
-    assert len(keys) == 4
+    assert len(keys) == 6
+    # what keeps and loads objects does not decide what they are
+    with open(kernels / "objects.py", "a") as file:
+        file.write("# changed\n")
+    assert source_key(tmp_path) in keys
 
 
 @pytest.mark.parametrize("part", ["numba", "llvmlite"])
@@ -292,7 +297,7 @@ def test_a_second_process_imports_no_numba(python, tmp_path):
         "runner.close()\n"
         "print(json.dumps(sorted(sys.modules)))\n"
     )
-    objects.addresses(["step", "pack", "mm_f32"])  # the first start may have to compile
+    objects.addresses(["step", "pack", *UNITS, "mm_f32"])  # the first start may have to compile
     done = python(code)
     assert done.returncode == 0, done.stderr
     modules = json.loads(done.stdout)

@@ -42,7 +42,8 @@ def panels(weights, role):
     """uint8[num_panels, panel_bytes] as they lie in memory."""
     matrix = weights.matrices[role]
     size = matrix.layout.matrix_bytes(matrix.rows, matrix.columns)
-    return weights.arena.view(matrix.address, size).reshape(matrix.num_panels, -1)
+    ((_, _, address),) = matrix.spans
+    return weights.arena.view(address, size).reshape(matrix.num_panels, -1)
 
 
 def native_rows(source):
