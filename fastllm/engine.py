@@ -33,6 +33,7 @@ class Runner(Protocol):
     config: ModelConfig
     vocab_size: int
     n_ctx: int
+    n_ctx_wanted: int
     n_threads: int
     block_size: int
     num_blocks: int

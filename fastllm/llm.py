@@ -55,7 +55,7 @@ class LLM:
         Default: the physical cores that this process may use.
     n_ctx : int, optional
         Tokens that prompt and answer may have together. Default: what the model was trained with,
-        as far as memory allows.
+        8192 at most, and fewer where memory is short (`n_ctx_wanted` has what was cut).
     n_batch : int
         Tokens of a prompt computed per step.
     quant : str, optional
@@ -177,6 +177,11 @@ class LLM:
     def n_ctx(self) -> int:
         """Tokens that prompt and answer may have together."""
         return self._driver.engine.max_model_len
+
+    @property
+    def n_ctx_wanted(self) -> int:
+        """What `n_ctx` would be with more memory: larger only where the default had to shrink."""
+        return self._runner.n_ctx_wanted
 
     @property
     def n_threads(self) -> int:

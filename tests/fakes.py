@@ -51,6 +51,7 @@ class FakeRunner:
     ):  # fmt: skip
         self.config = config(bos_token_id, vocab_size)
         self.vocab_size, self.n_ctx, self.block_size = vocab_size, n_ctx, block_size
+        self.n_ctx_wanted = n_ctx
         self.num_blocks = -(-n_ctx // block_size) if num_blocks is None else num_blocks
         self.max_batch_tokens, self.model = max_batch_tokens, model
         self.model_bytes = 1_000_000

@@ -21,6 +21,11 @@ def page_bytes(head_dim: int, kv_type: str) -> int:
     return 2 * BLOCK_SIZE * padded_head_dim(head_dim) * VALUE_BYTES[kv_type]
 
 
+def token_bytes(decoder: Decoder, kv_type: str) -> int:
+    """Bytes that one token takes in all layers; the only place where this is counted."""
+    return block_bytes(decoder, kv_type) // BLOCK_SIZE
+
+
 def block_bytes(decoder: Decoder, kv_type: str = "f16") -> int:
     """Bytes of one block in all layers."""
     return sum(

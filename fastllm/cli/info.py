@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
@@ -9,9 +10,6 @@ import click
 from fastllm.cli import options
 from fastllm.cli.json_output import print_json
 from fastllm.cli.units import count, size
-
-# What the process needs besides weights and KV: interpreter, libraries, activations, logits.
-OVERHEAD_BYTES = 200_000_000
 
 
 @click.command("info")
@@ -34,9 +32,8 @@ def command(model: str, as_json: bool) -> None:
 
 def _facts(found: Any, limit: int, source: str, available: int) -> dict[str, Any]:
     config = found.config
-    context = config.max_position_embeddings
-    spare = limit - found.nbytes - OVERHEAD_BYTES
-    fitting = max(0, spare // max(found.kv_bytes_per_token, 1))
+    context, plan = config.max_position_embeddings, found.plan
+    fitting = plan.fitting_context(limit) if plan else 0
     return {
         "path": str(found.path),
         "name": config.name,
@@ -51,7 +48,8 @@ def _facts(found: Any, limit: int, source: str, available: int) -> dict[str, Any
         "head_dim": config.head_dim,
         "vocab_size": config.vocab_size,
         "context": context,
-        "kv_bytes_per_token": found.kv_bytes_per_token,
+        "kv_type": plan.kv_type if plan else None,
+        "kv_bytes_per_token": plan.kv_bytes_per_token if plan else None,
         "tensors": {
             name: {"parameters": g.num_values, "bytes": g.nbytes, "types": dict(g.type_bytes)}
             for name, g in found.groups.items()
@@ -59,8 +57,9 @@ def _facts(found: Any, limit: int, source: str, available: int) -> dict[str, Any
         "memory_limit_bytes": limit,
         "memory_limit_source": source,
         "memory_available_bytes": available,
-        "fits": spare > 0,
-        "context_that_fits": min(context, fitting),
+        "memory_needed": _ledger(plan, min(plan.default_context, fitting)) if plan else None,
+        "fits": fitting > 0,
+        "context_that_fits": fitting,
     }
 
 
@@ -90,9 +89,13 @@ def _print(found: Any, facts: dict[str, Any]) -> None:
         ),
         ("vocabulary", str(config.vocab_size)),
         ("context", f"{facts['context']} tokens"),
-        ("KV cache", f"{size(facts['kv_bytes_per_token'])} a token"),
-        ("memory", _memory(facts)),
     ]
+    if found.plan is None:
+        lines.append(("memory", f"cannot be loaded: {found.refusal}"))
+    else:
+        per_token = size(facts["kv_bytes_per_token"])
+        lines.append(("KV cache", f"{per_token} a token ({facts['kv_type']})"))
+        lines.append(("memory", _memory(found.plan, facts)))
     for name, value in lines:
         print(f"{name:<13} {value}")
     print("\ntensors")
@@ -100,12 +103,18 @@ def _print(found: Any, facts: dict[str, Any]) -> None:
         print(f"  {name:<11} {values:>8} {nbytes:>9}  {types}")
 
 
-def _memory(facts: dict[str, Any]) -> str:
+def _ledger(plan: Any, n_ctx: int) -> dict[str, int]:
+    ledger = plan.ledger(max(n_ctx, 1))
+    return {**dataclasses.asdict(ledger), "total": ledger.total}
+
+
+def _memory(plan: Any, facts: dict[str, Any]) -> str:
     limit = f"{size(facts['memory_limit_bytes'])} ({facts['memory_limit_source']})"
     if not facts["fits"]:
-        return f"does not fit: weights alone exceed {limit}"
+        least = plan.ledger(1)
+        return f"does not fit: {least} is more than {limit}"
     context, fitting = facts["context"], facts["context_that_fits"]
-    needed = facts["model_bytes"] + OVERHEAD_BYTES + fitting * facts["kv_bytes_per_token"]
+    ledger = plan.ledger(fitting)
     whole = "its whole context" if fitting == context else f"{fitting} of {context} tokens"
     now = size(facts["memory_available_bytes"])
-    return f"fits with {whole}: {size(needed)} of {limit}; {now} are free now"
+    return f"fits with {whole}: {ledger} = {size(ledger.total)} of {limit}; {now} are free now"

@@ -38,5 +38,6 @@ def loaded(
         )
     if quant is not None:
         notices.quant(model, quant)
+    notices.context(llm)
     with llm:
         yield llm

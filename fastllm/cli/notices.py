@@ -1,4 +1,4 @@
-"""One line on stderr for each setting that has no effect on what was asked."""
+"""One line on stderr for each setting that has no effect, or another than was asked."""
 
 from __future__ import annotations
 
@@ -70,6 +70,15 @@ def forgotten(count: int, n_ctx: int) -> None:
         f"the context of {n_ctx} tokens is nearly full: the {count} oldest messages are forgotten "
         "(--no-context-shift keeps them)"
     )
+
+
+def context(llm: LLM) -> None:
+    """Say that memory is too short for the default context."""
+    if llm.n_ctx < llm.n_ctx_wanted:
+        say(
+            f"memory is short: a context of {llm.n_ctx} tokens instead of {llm.n_ctx_wanted} "
+            "(-c asks for another)"
+        )
 
 
 def quant(model: str, type: str) -> None:

@@ -7,13 +7,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from fastllm.config import ModelConfig
+from fastllm.errors import UnsupportedError
 from fastllm.formats.checkpoint import Checkpoint
 from fastllm.loading import open_model
+from fastllm.machine.cpus import default_threads
 from fastllm.models.bind import BoundModel, MatrixSource, bind
 from fastllm.models.layers import Decoder, mixers, walk
+from fastllm.options import LoadOptions
 from fastllm.quants import row_bytes
-
-_KV_BYTES = 2  # the cache holds fp16
+from fastllm.step.plan import Plan
 
 
 @dataclass
@@ -44,15 +46,17 @@ class Summary:
     config : ModelConfig
     groups : dict of str to Group
         "embedding", "head", and the word of each kind of mixer ("attention", "mlp").
-    kv_bytes_per_token : int
-        Of the KV cache.
+    plan : Plan or None
+        What it will take when it is loaded; None where `refusal` says why it cannot be.
+    refusal : str
     """
 
     path: str
     kind: str
     config: ModelConfig
     groups: dict[str, Group]
-    kv_bytes_per_token: int
+    plan: Plan | None
+    refusal: str = ""
 
     @property
     def num_parameters(self) -> int:
@@ -92,18 +96,19 @@ def summary_of(checkpoint: Checkpoint, bound: BoundModel) -> Summary:
     uses = uses_of(bound.decoder)
     for role in bound.matrix_roles:
         groups.setdefault(uses[role], Group()).add(bound.matrix(role))
+    plan, refusal = None, ""
+    try:
+        plan = Plan(bound, LoadOptions(), default_threads())
+    except UnsupportedError as error:
+        refusal = str(error)
     return Summary(
         checkpoint.path,
         bound.kind,
         bound.decoder.config,
         groups,
-        kv_bytes_per_token(bound.decoder),
+        plan,
+        refusal,
     )
-
-
-def kv_bytes_per_token(decoder: Decoder) -> int:
-    """Return what one token takes in the KV cache: a key and a value per layer and KV head."""
-    return sum(2 * a.num_kv_heads * a.head_dim * _KV_BYTES for a in decoder.attentions)
 
 
 def label_and_parameters(model: str) -> tuple[str, int]:

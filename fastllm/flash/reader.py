@@ -31,6 +31,11 @@ REQUEST_BYTES = 1 << 20
 MAX_BATCHES = 64  # ranges in flight; more would only cost memory for bookkeeping
 
 
+def ring_bytes(slot_bytes: int, num_slots: int = 4) -> int:
+    """Return the size of the ring that `FileReader.stream` reads through."""
+    return (-(-slot_bytes // ALIGN) + 2) * ALIGN * num_slots
+
+
 class FileReader:
     """An open file and the threads that read it.
 
@@ -122,7 +127,7 @@ class FileReader:
             if offset < 0 or not 0 <= nbytes <= slot_bytes:
                 raise ValueError(f"range of {nbytes} bytes at {offset}: a slot has {slot_bytes}")
         self._check_open()
-        return self._stream(ranges, (-(-slot_bytes // ALIGN) + 2) * ALIGN * num_slots)
+        return self._stream(ranges, ring_bytes(slot_bytes, num_slots))
 
     def _stream(
         self, ranges: Sequence[tuple[int, int]], ring_bytes: int

@@ -92,6 +92,19 @@ def rss_bytes(root: Path = ROOT) -> int:
     return _kib(read_text(root / "proc/self/status"), "VmRSS")
 
 
+def anonymous_bytes(root: Path = ROOT) -> int:
+    """Return the memory this process has in RAM that no file backs, 0 if unknown.
+
+    It is what `available_bytes` counts as used; pages of libraries can be dropped as caches can.
+
+    Parameters
+    ----------
+    root : Path
+        Stands for ``/``.
+    """
+    return _kib(read_text(root / "proc/self/status"), "RssAnon")
+
+
 def peak_rss_bytes(root: Path = ROOT) -> int:
     """Return the most memory this process ever had in RAM, 0 if unknown.
 

@@ -58,9 +58,14 @@ class Buffers:
         self._sizes[name] = max(nbytes, self._sizes.get(name, 0))
         return self._places.get(name, 0)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that was asked for so far."""
+        return sum(-(-size // 64) * 64 for size in self._sizes.values())
+
     def allocate(self) -> int:
         """Give every name its memory; the number of bytes."""
-        total = sum(-(-size // 64) * 64 for size in self._sizes.values())
+        total = self.nbytes
         self._arena = Arena(total)
         self._places = {name: self._arena.alloc(size, 64) for name, size in self._sizes.items()}
         return total

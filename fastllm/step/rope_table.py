@@ -11,6 +11,11 @@ from fastllm.models.rope import cos_sin
 _STEP = 1024  # positions computed at a time
 
 
+def table_bytes(rope: RopeConfig, n_ctx: int, num_regimes: int) -> int:
+    """Bytes of a table of `num_regimes` times `n_ctx` rows."""
+    return num_regimes * n_ctx * 8 * rope.rotary_dim
+
+
 class RopeTable:
     """float32[num_regimes * n_ctx][2][rotary_dim]: cosines and signed sines for both partners.
 
@@ -27,7 +32,7 @@ class RopeTable:
 
     def __init__(self, rope: RopeConfig, style: str, n_ctx: int, num_regimes: int = 1) -> None:
         self._rope, self._style, self._n_ctx = rope, style, n_ctx
-        nbytes = num_regimes * n_ctx * 8 * rope.rotary_dim
+        nbytes = table_bytes(rope, n_ctx, num_regimes)
         self._arena = Arena(nbytes)
         self.address = self._arena.alloc(nbytes, 64)
         view = self._arena.view(self.address, nbytes)

@@ -12,46 +12,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fastllm.cache.kv_cache import (
-    BLOCK_SIZE,
-    KVCache,
-    block_bytes,
-    padded_head_dim,
-)
-from fastllm.errors import BudgetError, KVRangeError, RequestError
+from fastllm.cache.kv_cache import BLOCK_SIZE, KVCache
+from fastllm.errors import KVRangeError, RequestError
 from fastllm.kernels import objects
 from fastllm.kernels.interpreter_codes import (
-    CHUNK_PAGES,
     PACK_ARGS,
-    PAGE,
     STEP_ARGS,
-    scratch_layout,
 )
 from fastllm.kernels.layouts import LAYOUTS
 from fastllm.kernels.ops import UNITS
 from fastllm.kernels.road import choose_road, wants_prefetch
 from fastllm.kernels.words import ROW_WORDS, Context, Failure
 from fastllm.machine.cpus import default_threads, usable_cpus
-from fastllm.machine.memory import available_bytes
-from fastllm.models.bind import BoundModel, bind
+from fastllm.models.bind import bind
 from fastllm.models.rope import short_context
 from fastllm.options import LoadOptions
 from fastllm.step.batch import Batch
 from fastllm.step.buffers import Buffers, Rows
 from fastllm.step.embedding import RowReader
+from fastllm.step.plan import MAX_LOGIT_ROWS, Plan, areas, num_regimes, rotations
 from fastllm.step.program import Writer
 from fastllm.step.rope_table import RopeTable
-from fastllm.step.weights import Weights, packed_types
+from fastllm.step.weights import Weights
 from fastllm.step.workers import Workers
 
 if TYPE_CHECKING:
     from fastllm.formats.checkpoint import Checkpoint
 
 Progress = Callable[[str, float], None]
-
-DEFAULT_N_CTX = 8192  # where nothing is asked: the model's own context, at most this
-MAX_LOGIT_ROWS = 32  # logit rows computed at once; more are computed in turns
-SPLIT_TOKENS = 16  # batches up to this size share one sequence's context between threads
 
 
 class Runner:
@@ -71,6 +59,8 @@ class Runner:
     ----------
     config : ModelConfig
     vocab_size, n_ctx, n_threads, block_size, num_blocks, max_batch_tokens : int
+    n_ctx_wanted : int
+        More than `n_ctx` where no context was asked for and memory is too short for the default.
     short_context : int
         LongRoPE: sequences of up to this many tokens take the short factors, longer ones the long
         ones (``Batch.rope_regimes``); 0 where angles do not depend on the length.
@@ -97,34 +87,32 @@ class Runner:
         self.config = decoder.config
         self.vocab_size = decoder.config.vocab_size
         self.n_threads = options.n_threads or default_threads()
-        self.n_ctx = _checked_context(model, options.n_ctx)
+        plan = Plan(model, options, self.n_threads)
+        self.n_ctx = plan.context(num_blocks)
+        self.n_ctx_wanted = options.n_ctx or plan.default_context
+        self.kv_type = plan.kv_type
         self.block_size = BLOCK_SIZE
         self.num_blocks = num_blocks or -(-self.n_ctx // BLOCK_SIZE)
         self.max_batch_tokens = options.n_batch
         road = choose_road()
         self.isa = road.name
-        formats = _formats(model, options.quant)
+        formats = [name for name in LAYOUTS if name in plan.formats]
         units = ["step", "pack", "pick", *UNITS, *(f"mm_{name}" for name in formats)]
         functions = objects.addresses(units, road, progress)
         self._weights = Weights(
             model, objects.callable_at(functions["pack"], PACK_ARGS), options.quant, progress
         )
         self.model_bytes = self._weights.nbytes
-        self.kv_type = options.kv_type or ("f32" if formats == ["f32"] else "f16")
-        self._check_budget(model)
         self._cache = KVCache(decoder, self.num_blocks, self.kv_type)
         self._embed = RowReader(model.matrix(decoder.embed.weight))
         self._positions = (
             RowReader(model.matrix(decoder.positions.weight)) if decoder.positions else None
         )
         self.short_context = short_context(decoder.ropes)
-        self._num_regimes = 2 if 0 < self.short_context < self.n_ctx else 1
+        self._num_regimes = num_regimes(decoder, self.n_ctx)
         self._ropes = {
-            (a.rope, a.rope_style): RopeTable(
-                decoder.ropes[a.rope], a.rope_style, self.n_ctx, self._num_regimes
-            )
-            for a in decoder.attentions
-            if a.rope is not None
+            (rope, style): RopeTable(decoder.ropes[rope], style, self.n_ctx, self._num_regimes)
+            for rope, style in rotations(decoder)
         }
         self._decoder = decoder
         self._buffers = Buffers(self.max_batch_tokens)
@@ -142,30 +130,14 @@ class Runner:
         self.load_s = time.perf_counter() - started
 
     # ------------------------------------------------------------------ setting up
-    def _check_budget(self, model: BoundModel) -> None:
-        needed = block_bytes(model.decoder, self.kv_type) * self.num_blocks
-        free = available_bytes()
-        if needed > free:
-            raise BudgetError(
-                f"the KV cache for {self.n_ctx} tokens takes {needed / 2**20:.0f} MiB and "
-                f"{free / 2**20:.0f} MiB are free; ask for a shorter context (-c)"
-            )
-
     def _prepare(self, writer: Writer) -> None:
         """Write the program, allocate buffers and fill the context block."""
         decoder = self._decoder
-        attentions = decoder.attentions
-        max_dim = max(padded_head_dim(a.head_dim) for a in attentions)
         widest = max(matrix.columns for matrix in self._weights.matrices.values())
-        scratch = scratch_layout(widest, max_dim)
-        stride = -(-scratch["bytes"] // 4096) * 4096
-        chunks = -(-self.n_ctx // (PAGE * CHUNK_PAGES))
-        heads = max(a.num_heads for a in attentions)
-        split = min(SPLIT_TOKENS, self.max_batch_tokens)
-        partials = split * heads * chunks * (4 * max_dim + 64)
-        raw = self._buffers.raw
-        raw("scratch", stride * self.n_threads)
-        raw("partials", partials)
+        area = areas(decoder, widest, self.n_ctx, self.max_batch_tokens)
+        scratch, raw = area.scratch, self._buffers.raw
+        raw("scratch", area.scratch_stride * self.n_threads)
+        raw("partials", area.partials_bytes)
         writer.write()
         self._buffers.allocate()
         self._program = writer.write()  # kept: rows point at its tables
@@ -183,13 +155,13 @@ class Runner:
             self._position_rows = _float_rows(self._buffers, "positions", rows.stride)
         context = np.zeros(Context.WORDS, np.int64)
         context[Context.SCRATCH] = raw("scratch", 0)
-        context[Context.SCRATCH_STRIDE] = stride
+        context[Context.SCRATCH_STRIDE] = area.scratch_stride
         context[Context.MATMUL_SCRATCH] = scratch["matmul"]
         context[Context.HEAD_SCRATCH] = scratch["head"]
         context[Context.ATTEND_SCRATCH] = scratch["attend"]
-        context[Context.SPLIT_TOKENS] = split
+        context[Context.SPLIT_TOKENS] = area.split_tokens
         context[Context.PARTIALS] = raw("partials", 0)
-        context[Context.MAX_CHUNKS] = chunks
+        context[Context.MAX_CHUNKS] = area.max_chunks
         context[Context.PREFETCH] = wants_prefetch()
         self._ops_address, self._num_ops = self._ops.ctypes.data, len(self._ops)
         self._stage = _Stage(
@@ -419,17 +391,3 @@ def _check_range(name: str, values: NDArray[np.int32], stop: int) -> None:
 def _float_rows(buffers: Buffers, name: str, stride: int) -> NDArray[np.float32]:
     rows: NDArray[np.float32] = buffers.view_bytes(name).view(np.float32)
     return rows.reshape(-1, stride // 4)
-
-
-def _checked_context(model: BoundModel, n_ctx: int | None) -> int:
-    own = model.decoder.config.max_position_embeddings
-    if n_ctx is None:
-        return min(own, DEFAULT_N_CTX)
-    if n_ctx > own:
-        raise RequestError(f"n_ctx={n_ctx}: the model allows 1 to {own} tokens (-c)")
-    return n_ctx
-
-
-def _formats(model: BoundModel, quant: str | None) -> list[str]:
-    """Weight formats that the model needs kernels for."""
-    return [name for name in LAYOUTS if name in set(packed_types(model, quant).values())]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastllm.errors import UnsupportedError
 from fastllm.flash.arena import Arena
-from fastllm.flash.reader import FileReader
+from fastllm.flash.reader import FileReader, ring_bytes
 from fastllm.kernels.layouts import LAYOUTS, ROWS, PanelLayout
 from fastllm.kernels.moves import move_table
 from fastllm.models import roles
@@ -20,6 +20,7 @@ from fastllm.quants import dequantize, quantize
 from fastllm.quants.blocks import row_bytes
 
 SLOT_BYTES = 4 << 20  # of the read ring: large enough for the disk's full rate
+READING_BYTES = ring_bytes(SLOT_BYTES)
 _FLOATS = ("f32", "f16", "bf16")
 
 Progress = Callable[[str, float], None]
@@ -109,10 +110,7 @@ class Weights:
         vectors = {
             role: _padded(model.vector(role), offsets.get(role, 0.0)) for role in model.vector_roles
         }
-        total = sum(
-            _aligned(LAYOUTS[types[role]].matrix_bytes(*source.shape))
-            for role, source in sources.items()
-        ) + sum(_aligned(v.nbytes) for v in vectors.values())
+        total = sum(packed_sizes(model, types))
         self.arena = Arena(total)
         self.nbytes = total
         self.matrices: dict[str, PackedMatrix] = {}
@@ -175,6 +173,14 @@ class Weights:
 
 def _aligned(nbytes: int) -> int:
     return -(-nbytes // 64) * 64
+
+
+def packed_sizes(model: BoundModel, types: Mapping[str, str]) -> Iterator[int]:
+    """Bytes of every packed matrix and padded vector; `types` as `packed_types` returns them."""
+    for role, type_ in types.items():
+        yield _aligned(LAYOUTS[type_].matrix_bytes(*model.matrix(role).shape))
+    for length in roles.vectors(model.decoder).values():
+        yield _aligned(4 * length)
 
 
 def packed_types(model: BoundModel, quant: str | None) -> dict[str, str]:

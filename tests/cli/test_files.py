@@ -18,7 +18,11 @@ def test_info_adds_up(tmp_path, capsys):
     assert facts["name"] == "tiny"
     assert facts["parameters"] == VOCAB * HIDDEN + ATTENTION + MLPS
     assert facts["model_bytes"] == 4 * facts["parameters"]
-    assert facts["kv_bytes_per_token"] == LAYERS * 2 * KV_HEADS * 16 * 2
+    assert facts["kv_bytes_per_token"] == LAYERS * 2 * KV_HEADS * 16 * 4  # f32, as all is
+    assert facts["kv_type"] == "f32"
+    parts = facts["memory_needed"]
+    assert parts.pop("n_ctx") == tiny_gguf.CONTEXT
+    assert parts.pop("total") == sum(parts.values())
     assert facts["tensors"]["mlp"] == {
         "parameters": MLPS,
         "bytes": 4 * MLPS,
@@ -36,7 +40,7 @@ def test_info_says_what_does_not_fit(tmp_path, capsys, monkeypatch):
     path = tiny_gguf.write(tmp_path / "m.gguf")
     monkeypatch.setattr("fastllm.machine.memory.limit_bytes", lambda: (1000, "a test"))
     assert main.run(["info", str(path)]) == 0
-    assert "does not fit: weights alone exceed 1.0 kB (a test)" in capsys.readouterr().out
+    assert "is more than 1.0 kB (a test)" in capsys.readouterr().out
 
 
 def test_quantize_writes_a_smaller_model(tmp_path, capsys):

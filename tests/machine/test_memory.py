@@ -79,7 +79,7 @@ def test_here() -> None:
     limit, source = memory.limit_bytes()
     assert source
     assert 0 < memory.available_bytes() <= limit
-    assert memory.peak_rss_bytes() >= memory.rss_bytes() > 1 << 20
+    assert memory.peak_rss_bytes() >= memory.rss_bytes() > memory.anonymous_bytes() > 1 << 20
     if Path("/proc/meminfo").exists():
         total = int(re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())[1]) << 10
         assert limit <= total

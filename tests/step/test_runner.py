@@ -10,10 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fastllm.errors import BudgetError, RequestError
+from fastllm.errors import RequestError
 from fastllm.kernels.road import choose_road
-from fastllm.step import runner as module
-from fastllm.step.runner import MAX_LOGIT_ROWS
+from fastllm.step.plan import MAX_LOGIT_ROWS
 from tests.golden.cases import case, materialize
 from tests.step.batches import Part, assert_same_bits, batch_of, feed
 from tests.step.models import golden, quantized, runner_of
@@ -85,12 +84,6 @@ def test_the_last_position_is_allowed(runner):
 def test_a_context_beyond_the_model(checkpoint):
     with pytest.raises(RequestError, match=r"n_ctx=65: .* 1 to 64"):
         runner_of(checkpoint, n_ctx=65)
-
-
-def test_a_cache_larger_than_memory(checkpoint, monkeypatch):
-    monkeypatch.setattr(module, "available_bytes", lambda: 1000)
-    with pytest.raises(BudgetError, match=r"64 tokens.*-c"):
-        runner_of(checkpoint)
 
 
 def test_what_a_runner_tells(checkpoint, load):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fastllm.kernels.layouts import LAYOUTS
-from fastllm.step.runner import MAX_LOGIT_ROWS, Runner
+from fastllm.step.plan import MAX_LOGIT_ROWS
+from fastllm.step.runner import Runner
 from tests.step.batches import Part, assert_same_bits, batch_of, feed, feed_cut
 from tests.step.models import VOCAB, golden, quantized, runner_of
 
