@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from fastllm import LLM
 from fastllm.chat import ChatTemplate
 from fastllm.cli import main
 from tests.fakes import MARK, scripted
@@ -22,6 +23,14 @@ def test_a_prompt_is_answered_on_stdout(fake, capsys):
     assert captured.err == ""
     llm, _ = fake[0]
     assert llm._runner.closed
+
+
+def test_a_context_that_memory_cut_is_said(fake, capsys, monkeypatch):
+    monkeypatch.setattr(LLM, "n_ctx_wanted", 8192)
+    assert main.run(["run", "m", "why?", "-n", "1"]) == 0
+    assert capsys.readouterr().err == (
+        "note: memory is short: a context of 512 tokens instead of 8192 (-c asks for another)\n"
+    )
 
 
 def test_options_reach_the_model(fake, capsys):
