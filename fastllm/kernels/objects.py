@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,12 +33,15 @@ from typing import Any
 
 from fastllm.errors import KernelError
 from fastllm.kernels.road import Road, choose_road
+from fastllm.machine.cpus import default_threads
+from fastllm.machine.memory import available_bytes
 
 Progress = Callable[[str, float], None]
 _MAGIC = b"fastllm-object-2\n"
 Objects = list[tuple[str, str, bytes]]
 """(function, its symbol, object code)"""
 _BUILD_TIMEOUT_S = 600
+_BUILD_BYTES = 250_000_000  # of one build: numba, LLVM and what they compile
 
 
 def cache_root() -> Path:
@@ -133,14 +137,26 @@ def _build(unit: str, road: Road) -> Objects:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise KernelError(f"kernel {unit} ({road.name}) could not be built: {error}") from error
         if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            last = (done.stderr.strip().splitlines() or [_ending(done.returncode)])[-1]
             raise KernelError(
                 f"kernel {unit} ({road.name}) could not be built: {last}; "
                 "see it with: fastllm -v warmup"
-            )
+            ) from RuntimeError(f"the build wrote:\n{done.stderr}")
         body = Path(out).read_bytes()
     _write(object_path(unit, road), body)
     return unpack_objects(body)
+
+
+def _ending(returncode: int) -> str:
+    """How a build ended that wrote nothing."""
+    if returncode == -signal.SIGKILL:
+        return f"it was killed; a build takes up to {_BUILD_BYTES // 1_000_000} MB of memory"
+    return f"no output, status {returncode}"
+
+
+def build_processes(num_units: int) -> int:
+    """How many builds run at once: one for each core this process may use, as memory allows."""
+    return max(1, min(num_units, default_threads(), available_bytes() // _BUILD_BYTES))
 
 
 class _Loader:
@@ -201,10 +217,9 @@ def addresses(
             found[unit] = cached
     if missing:
         done = 0
-        workers = max(1, min(len(missing), os.cpu_count() or 1, 4))
         if progress:
             progress("compiling kernels for this machine (once)", 0.0)
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(build_processes(len(missing))) as pool:
             jobs = {unit: pool.submit(_build, unit, road) for unit in missing}
             for unit, job in jobs.items():
                 found[unit] = job.result()

@@ -215,6 +215,31 @@ def test_a_unit_that_cannot_be_built(cache):
     assert not cache.parent.exists() or list(cache.parent.iterdir()) == []
 
 
+def test_verbose_shows_all_that_a_failed_build_wrote(cache):
+    with pytest.raises(KernelError) as caught:
+        objects.addresses(["mm_q9_9"], BEST)
+    written = str(caught.value.__cause__)
+    assert "Traceback (most recent call last)" in written
+    assert len(written.splitlines()) > 3
+
+
+def test_a_build_that_was_killed_says_so(cache, monkeypatch):
+    killed = subprocess.CompletedProcess([], -9, "", "")
+    monkeypatch.setattr(objects.subprocess, "run", lambda *args, **options: killed)
+    with pytest.raises(KernelError, match="it was killed; a build takes up to 250 MB"):
+        objects.addresses([UNIT], BEST)
+
+
+@pytest.mark.parametrize(
+    ("units", "cores", "megabytes", "processes"),
+    [(9, 64, 100_000, 9), (9, 2, 100_000, 2), (9, 8, 800, 3), (9, 8, 10, 1), (1, 8, 9000, 1)],
+)
+def test_builds_at_once(monkeypatch, units, cores, megabytes, processes):
+    monkeypatch.setattr(objects, "default_threads", lambda: cores)
+    monkeypatch.setattr(objects, "available_bytes", lambda: megabytes * 1_000_000)
+    assert objects.build_processes(units) == processes
+
+
 def test_a_call_frees_the_gil(built):
     """ctypes.CFUNCTYPE does, ctypes.PYFUNCTYPE would not."""
     call = objects.callable_at(objects.addresses([UNIT], BEST)[UNIT], PACK_ARGS)
