@@ -190,12 +190,12 @@ class LLM:
 
     @property
     def isa(self) -> str:
-        """The road that the kernels take on this machine, such as "avx512vnni"."""
+        """The road that the kernels take: "amx", "avx512", "avx2" or "generic"."""
         return self._runner.isa
 
     @property
     def load_s(self) -> float:
-        """Seconds that reading and packing the weights took."""
+        """Seconds that loading took: kernels (built, if need be), reading and packing weights."""
         return self._runner.load_s
 
     @property

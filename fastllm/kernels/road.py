@@ -1,4 +1,4 @@
-"""Which road the kernels take on this CPU: avx512, avx2 or generic.
+"""Which road the kernels take on this CPU: amx, avx512, avx2 or generic.
 
 A road is a fixed LLVM target, not "the host": its objects, and so its bits, are the same on every
 CPU that can run it, and one cache entry (or one file in a wheel) serves them all.
