@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fastllm.driver import Driver
 from fastllm.errors import FastLLMError
 from fastllm.events import LOOK_UP_S, Gathered, Unread
-from fastllm.request import Chunk, Completion, Timings, TokenLogprob
+from fastllm.request import Chunk, Completion, Timings, TokenLogprob, seconds
 from fastllm.sampling.logprobs import token_logprob
 from fastllm.sequence import Sequence
 
@@ -129,6 +129,8 @@ class Answer:
         FastLLMError
             What went wrong with this request.
         """
+        if timeout is not None:
+            timeout = seconds("timeout", timeout)
         until_s = None if timeout is None else time.monotonic() + timeout
         gathered = self._gathered
         while not gathered.done:

@@ -26,9 +26,8 @@ from fastllm.prompts import (
     one_params,
     params_list,
     prompt_list,
-    token_id_list,
 )
-from fastllm.request import Completion, SamplingParams, seconds
+from fastllm.request import Completion, SamplingParams, seconds, token_id_list
 from fastllm.sampling import logprobs as lp
 from fastllm.sequence import OnRows, Sequence, Sink
 

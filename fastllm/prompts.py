@@ -8,7 +8,13 @@ from collections.abc import Sequence as ListLike
 from typing import TYPE_CHECKING, Any
 
 from fastllm.errors import ContextLengthError, RequestError
-from fastllm.request import SamplingParams, shown, whole_number
+from fastllm.request import (
+    SamplingParams,
+    ordered_items,
+    shown,
+    token_id_list,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from fastllm.chat.shielding import FieldShield
@@ -17,7 +23,6 @@ if TYPE_CHECKING:
 
 Prompt = str | ListLike[int]
 Message = Mapping[str, Any]
-_MAX_TOKEN_ID = (1 << 31) - 1
 _TAKEN = frozenset(("self", "messages", "tools", "add_generation_prompt", "shield"))
 _TEMPLATE_ARGS = 'template_args must be a mapping such as {"enable_thinking": False}'
 
@@ -32,7 +37,9 @@ def prompt_list(prompts: Prompt | ListLike[Prompt]) -> list[Prompt]:
     """
     if isinstance(prompts, str):
         return [prompts]
-    items = _items(prompts, "prompts", "a text, a list of texts, of token ids or of lists of ids")
+    items = ordered_items(
+        prompts, "prompts", "a text, a list of texts, of token ids or of lists of ids"
+    )
     if items and all(_is_number(item) for item in items):
         return [token_id_list(items, "prompts")]
     return [one_prompt(item, f"prompts[{i}]") for i, item in enumerate(items)]
@@ -47,33 +54,6 @@ def one_prompt(prompt: Any, where: str = "prompt") -> Prompt:
         It is neither; a prompt is a text or a list of token ids.
     """
     return prompt if isinstance(prompt, str) else token_id_list(prompt, where)
-
-
-def token_id_list(token_ids: Any, where: str) -> list[int]:
-    """Return token ids (a list, tuple, NumPy array or iterator) as a list of int.
-
-    Raises
-    ------
-    RequestError
-        It is something else, or an item is not a whole number from 0 up.
-    """
-    allowed = "a text or a list of token ids" if "prompt" in where else "a list of token ids"
-    items = _items(token_ids, where, allowed)
-    for i, item in enumerate(items):
-        if type(item) is not int or not 0 <= item <= _MAX_TOKEN_ID:
-            items[i] = whole_number(f"{where}[{i}]", item, 0, _MAX_TOKEN_ID)
-    return items
-
-
-def _items(value: Any, where: str, allowed: str) -> list[Any]:
-    # bytes and dicts iterate over numbers and keys that nobody meant as token ids; a set has no
-    # order. What the caller's own iterator raises is the caller's.
-    refused = (str, bytes, bytearray, memoryview, Mapping, set, frozenset, type)
-    if isinstance(value, refused) or not isinstance(value, Iterable):
-        raise RequestError(f"{where}={shown(value)}: must be {allowed}")
-    if getattr(value, "ndim", None) == 0:  # NumPy's scalars say that they are iterable
-        raise RequestError(f"{where}={shown(value)}: must be {allowed}")
-    return list(value)
 
 
 def _is_number(item: Any) -> bool:

@@ -7,12 +7,14 @@ one. Everything is checked here, at the door, so that nothing behind has to.
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from reprlib import Repr
 from typing import Any, Literal
 
 from fastllm.errors import RequestError
 
+MAX_INT = (1 << 31) - 1  # of counts and ids, as the kernels hold them
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -84,9 +86,9 @@ class SamplingParams:
         ):
             object.__setattr__(self, name, _float(name, getattr(self, name), low, high))
         for name, largest in (
-            ("top_k", (1 << 31) - 1),
+            ("top_k", MAX_INT),
             ("seed", (1 << 64) - 1),
-            ("max_tokens", (1 << 31) - 1),
+            ("max_tokens", MAX_INT),
             ("logprobs", 1000),
             ("prompt_logprobs", 1000),
         ):
@@ -100,6 +102,34 @@ class SamplingParams:
     def greedy(self) -> bool:
         """True when nothing is drawn: the largest logit wins."""
         return self.temperature == 0
+
+
+def token_id_list(token_ids: Any, where: str) -> list[int]:
+    """Return token ids (a list, tuple, NumPy array or iterator) as a list of int.
+
+    Raises
+    ------
+    RequestError
+        It is something else, or an item is not a whole number from 0 up.
+    """
+    allowed = "a text or a list of token ids" if "prompt" in where else "a list of token ids"
+    items = ordered_items(token_ids, where, allowed)
+    for i, item in enumerate(items):
+        if type(item) is not int or not 0 <= item <= MAX_INT:
+            items[i] = whole_number(f"{where}[{i}]", item, 0, MAX_INT)
+    return items
+
+
+def ordered_items(value: Any, where: str, allowed: str) -> list[Any]:
+    """Return a list, tuple, array or iterator as a list; `RequestError` for all else."""
+    # bytes and dicts iterate over numbers and keys that nobody meant as token ids; a set has no
+    # order. What the caller's own iterator raises is the caller's.
+    refused = (str, bytes, bytearray, memoryview, Mapping, set, frozenset, type)
+    if isinstance(value, refused) or not isinstance(value, Iterable):
+        raise RequestError(f"{where}={shown(value)}: must be {allowed}")
+    if getattr(value, "ndim", None) == 0:  # NumPy's scalars say that they are iterable
+        raise RequestError(f"{where}={shown(value)}: must be {allowed}")
+    return list(value)
 
 
 def shown(value: object) -> str:

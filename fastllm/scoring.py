@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from fastllm.errors import RequestError
+from fastllm.request import MAX_INT, token_id_list, whole_number
 from fastllm.sampling import logprobs as lp
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def perplexity(
     RequestError
         The text does not fill one window, or the window is too small.
     """
+    n_ctx = whole_number("n_ctx", n_ctx, 0, MAX_INT)
+    token_ids = token_id_list(token_ids, "token_ids")
     if n_ctx < 2:
         raise RequestError(f"n_ctx={n_ctx}: a window needs at least 2 tokens, one is only read")
     every = windows(token_ids, n_ctx, llm.bos_token_id if add_bos else None)

@@ -7,10 +7,11 @@ import os
 import stat
 from pathlib import Path
 
-from fastllm.errors import DownloadError, ModelNotFoundError
+from fastllm.errors import DownloadError, ModelNotFoundError, RequestError
 from fastllm.hub import huggingface
 from fastllm.hub.registry import ENTRIES, Entry, WheelSource
 from fastllm.hub.store import Progress, Store
+from fastllm.request import shown
 
 
 def resolve(
@@ -37,11 +38,15 @@ def resolve(
 
     Raises
     ------
+    RequestError
+        It is neither a text nor a path.
     ModelNotFoundError
         Nothing of this name or path; the text suggests what is near.
     DownloadError
         It is known, but could not be fetched.
     """
+    if not isinstance(model, (str, os.PathLike)):
+        raise RequestError(f"model={shown(model)}: must be a name or a path")
     store = Store() if store is None else store
     if not isinstance(model, str):
         return _existing(Path(model), str(model), store, is_path=True)

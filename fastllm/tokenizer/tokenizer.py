@@ -7,6 +7,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from fastllm.errors import FormatError, ModelNotFoundError, RequestError
+from fastllm.request import MAX_INT, shown, token_id_list, whole_number
 from fastllm.tokenizer import vocabulary
 from fastllm.tokenizer.gguf_vocab import load_gguf
 from fastllm.tokenizer.loaded import LoadedVocabulary
@@ -106,8 +107,7 @@ class Tokenizer:
         RequestError
             Not a string, or it holds half a surrogate pair.
         """
-        if not isinstance(text, str):
-            raise RequestError(f"text to encode must be a string, not {type(text).__name__}")
+        _require_text("text", text)
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -123,13 +123,14 @@ class Tokenizer:
         The result, put into a chat template and encoded with ``parse_special=True``, gives the
         tokens of plain text. Text that holds no control text comes back as it was.
         """
+        _require_text("text", text)
         return self._control.shield(text)
 
     def decode_bytes(self, ids: Iterable[int], skip_special_tokens: bool = True) -> bytes:
         """Return the bytes that the ids stand for, before any repair of broken UTF-8."""
         skipped = self.special_ids if skip_special_tokens else frozenset()
         spell = self._vocabulary.token_bytes
-        text = b"".join(spell(i) for i in map(int, ids) if i not in skipped)
+        text = b"".join(spell(i) for i in token_id_list(ids, "ids") if i not in skipped)
         return text[1:] if self.strips_space and text.startswith(b" ") else text
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
@@ -144,6 +145,8 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes of one token in the middle of a text."""
+        if type(token_id) is not int or token_id < 0:
+            token_id = whole_number("token_id", token_id, 0, MAX_INT)
         return self._vocabulary.token_bytes(token_id)
 
     def id_to_piece(self, token_id: int) -> str:
@@ -154,13 +157,18 @@ class Tokenizer:
         RequestError
             No such id.
         """
-        if not 0 <= token_id < self.vocab_size:
-            raise RequestError(f"token id {token_id} is not in 0..{self.vocab_size - 1}")
+        token_id = whole_number("token_id", token_id, 0, self.vocab_size - 1)
         return self._vocabulary.tokens[token_id]
 
     def piece_to_id(self, piece: str) -> int | None:
         """Return the id of a token as the file spells it, or None."""
+        _require_text("piece", piece)
         return self._vocabulary.ids.get(piece)
+
+
+def _require_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise RequestError(f"{name}={shown(value)}: must be a string")
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:

@@ -61,5 +61,5 @@ def test_leading_space_of_a_continued_text() -> None:
 
 
 def test_negative_id() -> None:
-    with pytest.raises(RequestError, match="negative"):
+    with pytest.raises(RequestError, match="from 0 to"):
         StreamDetokenizer(TOKENIZERS["byte-level"]).put(-3)

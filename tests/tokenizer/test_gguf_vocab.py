@@ -367,7 +367,7 @@ def test_golden_ids() -> None:
 
 
 def test_requests_that_are_wrong(bpe: Tokenizer) -> None:
-    with pytest.raises(RequestError, match="must be a string, not bytes"):
+    with pytest.raises(RequestError, match="must be a string"):
         bpe.encode(b"x")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="lone surrogate at position 1"):
         bpe.encode("a\ud800")
