@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastllm.errors import FormatError, UnsupportedError
 from fastllm.tokenizer import pre, sentencepiece_model, vocabulary
@@ -16,9 +16,6 @@ from fastllm.tokenizer.fragments import LibraryFragments
 from fastllm.tokenizer.loaded import LoadedVocabulary
 from fastllm.tokenizer.special import SpecialSplitter, SplittingEncoder
 from fastllm.tokenizer.vocabulary import Vocabulary, mark_end_tokens
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +54,9 @@ def load_gguf(metadata: Mapping[str, Any]) -> LoadedVocabulary:
                 found.kinds[i] = vocabulary.CONTROL
     declared = [eos, *(_token_id(metadata, f"{n}_token_id", None, found) for n in ("eot", "eom"))]
     ends = mark_end_tokens(found, declared, _ordinary(metadata, found))
+    for i in declared:
+        if i is not None:  # named by the file: a marker, whatever kind it is said to be
+            found.kinds[i] = vocabulary.CONTROL
     add_bos, add_space = model in ("llama", "gemma4"), model == "llama"
     suffix: tuple[int, ...] = ()
     if model == "llama":
@@ -224,9 +224,12 @@ def _merges(lines: list[str]) -> list[tuple[str, str]]:
     """
     pairs = []
     for line in lines:
-        cut = line.find(" ", 1)
-        if 0 < cut < len(line) - 1:
-            pairs.append((line[:cut], line[cut + 1 :]))
+        left, _, right = line.partition(" ")
+        if not left:
+            left, _, right = line[1:].partition(" ")
+            left = " " + left
+        if right:
+            pairs.append((left, right))
     return pairs
 
 

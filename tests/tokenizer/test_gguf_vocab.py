@@ -186,10 +186,12 @@ def test_what_only_looks_like_an_end_is_text(kind: int) -> None:
     assert tokenizer.decode([html]) == "</s>"
     if kind == tiny.USER_DEFINED:
         assert tokenizer.encode("a</s>")[-1] == html
-    # What the metadata names ends an answer, whatever it looks like and is called.
-    assert (
-        html in Tokenizer.from_gguf({**metadata, "tokenizer.ggml.eot_token_id": html}).eos_token_ids
-    )
+    # What the metadata names is a marker, whatever it looks like and is called.
+    tokenizer = Tokenizer.from_gguf({**metadata, "tokenizer.ggml.eot_token_id": html})
+    assert html in tokenizer.eos_token_ids
+    assert html not in tokenizer.encode("a</s>")
+    assert tokenizer.encode("a</s>", parse_special=True)[-1] == html
+    assert tokenizer.decode([html]) == ""
 
 
 def test_sentencepiece_without_scores_counts_every_score_as_zero() -> None:
