@@ -13,10 +13,11 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from fastllm.arguments import seconds
 from fastllm.driver import Driver
 from fastllm.errors import FastLLMError
 from fastllm.events import LOOK_UP_S, Gathered, Unread
-from fastllm.request import Chunk, Completion, Timings, TokenLogprob, seconds
+from fastllm.request import Chunk, Completion, Timings, TokenLogprob
 from fastllm.sampling.logprobs import token_logprob
 from fastllm.sequence import Sequence
 

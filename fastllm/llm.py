@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastllm.answers import Answer, PromptScorer, Stream
+from fastllm.arguments import seconds, token_id_list
 from fastllm.driver import Driver
 from fastllm.engine import Engine, Runner
 from fastllm.errors import RequestError
@@ -27,7 +28,7 @@ from fastllm.prompts import (
     params_list,
     prompt_list,
 )
-from fastllm.request import Completion, SamplingParams, seconds, token_id_list
+from fastllm.request import Completion, SamplingParams
 from fastllm.sampling import logprobs as lp
 from fastllm.sequence import OnRows, Sequence, Sink
 

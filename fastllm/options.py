@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
-from typing import Any
 
+from fastllm.arguments import shown, whole_number
 from fastllm.errors import RequestError
 
 # what float weights can be converted to while they are read
@@ -52,21 +51,9 @@ class LoadOptions:
         ):
             value = getattr(self, name)
             if value is not None or not optional:
-                object.__setattr__(self, name, _whole(name, value, largest))
+                object.__setattr__(self, name, whole_number(name, value, 1, largest))
         for name, allowed in (("quant", QUANTS), ("kv_type", KV_TYPES)):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value in allowed):
                 words = ", ".join(allowed)
-                raise RequestError(f"{name}={value!r}: must be one of {words}, or None")
-
-
-def _whole(name: str, value: Any, largest: int) -> int:
-    """An int from 1 to `largest`; NumPy's integers have __index__ and pass, so has bool, not."""
-    if hasattr(value, "__index__") and not isinstance(value, bool):
-        try:
-            number = operator.index(value)
-        except TypeError:  # an array of one float and the like
-            number = 0
-        if 1 <= number <= largest:
-            return number
-    raise RequestError(f"{name}={value!r}: must be a whole number from 1 to {largest}")
+                raise RequestError(f"{name}={shown(value)}: must be one of {words}, or None")

@@ -7,14 +7,9 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as ListLike
 from typing import TYPE_CHECKING, Any
 
+from fastllm.arguments import ordered_items, shown, token_id_list, whole_number
 from fastllm.errors import ContextLengthError, RequestError
-from fastllm.request import (
-    SamplingParams,
-    ordered_items,
-    shown,
-    token_id_list,
-    whole_number,
-)
+from fastllm.request import SamplingParams
 
 if TYPE_CHECKING:
     from fastllm.chat.shielding import FieldShield
@@ -173,5 +168,5 @@ def _template_args(given: Any) -> dict[str, Any]:
     if not all(isinstance(name, str) for name in args):
         raise RequestError(f"{_TEMPLATE_ARGS}; a name is a text, found {shown(list(args))}")
     if taken := _TAKEN.intersection(args):
-        raise RequestError(f"template_args: {min(taken)!r} is not a variable to set here")
+        raise RequestError(f"template_args: {shown(min(taken))} is not a variable to set here")
     return args

@@ -7,8 +7,8 @@ from collections.abc import Sequence as ListLike
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from fastllm.arguments import MAX_INT, token_id_list, whole_number
 from fastllm.errors import RequestError
-from fastllm.request import MAX_INT, token_id_list, whole_number
 from fastllm.sampling import logprobs as lp
 
 if TYPE_CHECKING:

@@ -42,6 +42,14 @@ def test_what_is_no_type(name, allowed, value):
     assert f"{name}={value!r}: must be one of {allowed}" in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["n_threads", "n_ctx", "n_batch", "quant", "kv_type", "model"])
+@pytest.mark.parametrize("value", ["x" * 10_000_000, ["y" * 1000] * 1000], ids=["text", "list"])
+def test_an_error_does_not_repeat_a_large_value(name, value):
+    with pytest.raises(RequestError, match=f"{name}=") as error:
+        LLM(**{"model": "does-not-matter", name: value})
+    assert len(str(error.value)) < 300
+
+
 def test_none_is_the_default_where_there_is_one():
     assert LoadOptions(None, None, 512, None, None) == LoadOptions()
     with pytest.raises(RequestError, match="n_batch=None"):

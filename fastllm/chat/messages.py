@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fastllm.arguments import shown
 from fastllm.errors import RequestError
-from fastllm.request import shown
 
 _MAX_DEPTH = 64
 _SHAPE = 'messages must be a list of {"role": ..., "content": ...}'

@@ -19,8 +19,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from fastllm.arguments import shown
 from fastllm.errors import RequestError
-from fastllm.request import shown
 from fastllm.tokenizer.special import SHIELD
 
 _KNOWN_WORD = re.compile(r"""(?<=\.)\w+|(?<=')\w+(?=')|(?<=")\w+(?=")""")  # .word 'word' "word"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastllm.arguments import shown
 from fastllm.cli import options
 from fastllm.cli.json_output import print_json
 from fastllm.cli.loaded import loaded
@@ -30,9 +31,9 @@ def _counts(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[i
     try:
         numbers = [int(part) for part in value.split(",")]
     except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers") from error
+        raise click.BadParameter(f"{shown(value)} is not a list of whole numbers") from error
     if min(numbers) < 0:
-        raise click.BadParameter(f"{value!r} has a number below 0")
+        raise click.BadParameter(f"{shown(value)} has a number below 0")
     return tuple(n for n in numbers if n)
 
 

@@ -8,6 +8,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import cast
 
+from fastllm.arguments import shown
 from fastllm.errors import ReadError, RequestError
 
 _READ_BYTES = 1 << 16
@@ -65,7 +66,7 @@ def file(path: str) -> str:
     except OSError as error:
         raise ReadError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ReadError(f"{path!r} cannot be read: {error}") from error
+        raise ReadError(f"{shown(path)} cannot be read: {error}") from error
     return _decoded(raw, path)
 
 

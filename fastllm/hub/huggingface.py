@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from fastllm.arguments import shown
 from fastllm.errors import DownloadError, RequestError
 from fastllm.hub.network import check_reachable
 from fastllm.hub.store import Store, check_space, describe
@@ -29,7 +30,7 @@ def split(spec: str) -> tuple[str, str]:
     repo, _, file = spec.removeprefix("hf:").partition(":")
     parts = Path(file).parts
     if not _REPO.match(repo) or ".." in (*parts, *repo.split("/")) or os.path.isabs(file):
-        raise RequestError(f"{spec!r} is not of the form hf:ORG/REPO or hf:ORG/REPO:FILE")
+        raise RequestError(f"{shown(spec)} is not of the form hf:ORG/REPO or hf:ORG/REPO:FILE")
     return repo, file
 
 

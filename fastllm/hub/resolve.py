@@ -7,11 +7,13 @@ import os
 import stat
 from pathlib import Path
 
+from fastllm.arguments import shown
 from fastllm.errors import DownloadError, ModelNotFoundError, RequestError
 from fastllm.hub import huggingface
 from fastllm.hub.registry import ENTRIES, Entry, WheelSource
 from fastllm.hub.store import Progress, Store
-from fastllm.request import shown
+
+MAX_PATH = 4096  # what is longer is neither a name nor a path, and no error repeats it whole
 
 
 def resolve(
@@ -45,7 +47,7 @@ def resolve(
     DownloadError
         It is known, but could not be fetched.
     """
-    if not isinstance(model, (str, os.PathLike)):
+    if not isinstance(model, (str, os.PathLike)) or len(str(model)) > MAX_PATH:
         raise RequestError(f"model={shown(model)}: must be a name or a path")
     store = Store() if store is None else store
     if not isinstance(model, str):

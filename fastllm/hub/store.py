@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from fastllm.arguments import shown
 from fastllm.errors import DownloadError, FastLLMError, ModelNotFoundError
 
 Progress = Callable[[str, float], None]
@@ -112,7 +113,7 @@ class Store:
                     ) from error
                 return stored.nbytes
         raise ModelNotFoundError(
-            f"no pulled model is called {name!r}; `fastllm ls` lists those that are here"
+            f"no pulled model is called {shown(name)}; `fastllm ls` lists those that are here"
         )
 
     @contextlib.contextmanager

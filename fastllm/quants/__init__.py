@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from fastllm.arguments import shown
 from fastllm.errors import FormatError, UnsupportedError
 from fastllm.quants import block32, floats, iquants, kquants, kquants_search
 from fastllm.quants.blocks import BLOCKS, BlockFormat, by_id, by_name, row_bytes
@@ -114,7 +115,7 @@ def quantize(type: str, x: NDArray[np.float32]) -> NDArray[np.uint8]:
     """
     convert = _QUANTIZE.get(type)
     if convert is None:
-        raise UnsupportedError(f"cannot quantize to {type!r}; can: {', '.join(QUANTIZABLE)}")
+        raise UnsupportedError(f"cannot quantize to {shown(type)}; can: {', '.join(QUANTIZABLE)}")
     block = by_name(type)
     num_bytes = row_bytes(type, x.shape[-1])
     if x.dtype != np.float32:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastllm.arguments import shown
 from fastllm.errors import FormatError, UnsupportedError
 
 
@@ -118,7 +119,9 @@ def by_name(name: str) -> BlockFormat:
     """Return the type called `name`; `UnsupportedError` if it is not built."""
     block = BLOCKS.get(name)
     if block is None:
-        raise UnsupportedError(f"tensor type {name!r} is not built; built: {', '.join(BLOCKS)}")
+        raise UnsupportedError(
+            f"tensor type {shown(name)} is not built; built: {', '.join(BLOCKS)}"
+        )
     return block
 
 

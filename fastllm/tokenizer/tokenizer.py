@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from fastllm.arguments import MAX_INT, shown, token_id_list, whole_number
 from fastllm.errors import FormatError, ModelNotFoundError, RequestError
-from fastllm.request import MAX_INT, shown, token_id_list, whole_number
 from fastllm.tokenizer import vocabulary
 from fastllm.tokenizer.gguf_vocab import load_gguf
 from fastllm.tokenizer.loaded import LoadedVocabulary
