@@ -38,12 +38,18 @@ def show(llm: LLM, stream: Stream, *, as_json: bool, verbose: bool) -> str:
     pieces: list[str] = []
     token_ids: list[int] = []
     last: Chunk | None = None
-    for last in stream:
-        pieces.append(last.text)
-        token_ids += last.token_ids
-        if not as_json and last.text:
-            sys.stdout.write(last.text)
-            sys.stdout.flush()
+    try:
+        for last in stream:
+            pieces.append(last.text)
+            token_ids += last.token_ids
+            if not as_json and last.text:
+                sys.stdout.write(last.text)
+                sys.stdout.flush()
+    except BaseException:
+        # What is said of it stands on a line of its own.
+        if not as_json and _is_unfinished(pieces):
+            print(flush=True)
+        raise
     text = "".join(pieces)
     timings = (last.timings if last is not None else None) or Timings()
     if as_json:
@@ -57,6 +63,11 @@ def show(llm: LLM, stream: Stream, *, as_json: bool, verbose: bool) -> str:
     if verbose:
         print(timing_line(timings), file=sys.stderr)
     return text
+
+
+def _is_unfinished(pieces: list[str]) -> bool:
+    text = "".join(pieces)
+    return bool(text) and not text.endswith("\n")
 
 
 def _answer(

@@ -71,20 +71,27 @@ class Chat:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  line editing and history in `input`
         print("/help shows the commands, /bye leaves", file=sys.stderr)
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
         while True:
             try:
-                text = self._read()
+                if not self._turn():
+                    return
             except EOFError:
                 print(file=sys.stderr)
                 return
             except KeyboardInterrupt:
+                # The first one of a process has the second end it; here none of them does.
+                signal.signal(signal.SIGINT, on_ctrl_c)
                 print("\nto leave type /bye or press Ctrl-D", file=sys.stderr)
-                continue
-            if text.startswith("/"):
-                if not self._obey(text):
-                    return
-            elif text.strip():
-                self._answer(text)
+
+    def _turn(self) -> bool:
+        """Read a line and answer it; False ends the chat."""
+        text = self._read()
+        if text.startswith("/"):
+            return self._obey(text)
+        if text.strip():
+            self._answer(text)
+        return True
 
     def _read(self) -> str:
         line = _input(">>> ")

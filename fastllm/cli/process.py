@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import signal
@@ -37,7 +36,7 @@ def prepare() -> None:
     """
     for descriptor, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
-            fcntl.fcntl(descriptor, fcntl.F_GETFD)
+            os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, mode)  # the lowest free number: this one
     if sys.stdin is None:
