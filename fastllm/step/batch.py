@@ -38,3 +38,25 @@ class Batch:
     block_tables: NDArray[np.int32]
     logit_rows: NDArray[np.int32]
     rope_regimes: NDArray[np.int32] | None = None
+
+
+class Pass:
+    """A batch on its way through the layers, which may be left between two of them.
+
+    Parameters
+    ----------
+    batch : Batch
+
+    Attributes
+    ----------
+    part : int
+        Number of the layer that comes next.
+    x : float32[num_tokens, stride] or None
+        What the layers before it made, while the buffers serve another batch.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.tables = np.ascontiguousarray(batch.block_tables, np.int32)  # at a fixed address
+        self.part = 0
+        self.x: NDArray[np.float32] | None = None

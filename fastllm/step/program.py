@@ -48,6 +48,9 @@ class Program:
     ----------
     head : int
         Number of the first op that works on logit rows only.
+    cuts : list of int
+        Numbers of the first ops of the layers (0 for the first one). There the rows of `x` are all
+        that is alive, so a batch may be left and taken up again.
     """
 
     def __init__(self, functions: Mapping[str, int]) -> None:
@@ -55,6 +58,7 @@ class Program:
         self._rows: list[list[int]] = []
         self._tables: list[NDArray[np.int64]] = []
         self.head = 0
+        self.cuts: list[int] = []
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -151,7 +155,8 @@ class Writer:
                 ops.Add, out=x.address, out_stride=x.stride, source=rows.address,
                 source_stride=rows.stride, columns=hidden,
             )  # fmt: skip
-        for layer in decoder.layers:
+        for i, layer in enumerate(decoder.layers):
+            self.program.cuts.append(len(self.program) if i else 0)
             self.layer(layer, x)
         self.head(x)
         return self.program

@@ -27,7 +27,7 @@ from fastllm.machine.cpus import default_threads, usable_cpus
 from fastllm.models.bind import bind
 from fastllm.models.rope import short_context
 from fastllm.options import LoadOptions
-from fastllm.step.batch import Batch
+from fastllm.step.batch import Batch, Pass
 from fastllm.step.buffers import Buffers, Rows
 from fastllm.step.embedding import RowReader
 from fastllm.step.plan import MAX_LOGIT_ROWS, Plan, areas, num_regimes, rotations
@@ -64,6 +64,8 @@ class Runner:
     short_context : int
         LongRoPE: sequences of up to this many tokens take the short factors, longer ones the long
         ones (``Batch.rope_regimes``); 0 where angles do not depend on the length.
+    num_parts : int
+        Parts of a pass (`begin`, `go_on`): the layers.
     isa : str
         The road the kernels took.
     load_s : float
@@ -141,7 +143,9 @@ class Runner:
         writer.write()
         self._buffers.allocate()
         self._program = writer.write()  # kept: rows point at its tables
-        self._head = self._program.head
+        self._head, self._cuts = self._program.head, self._program.cuts
+        self.num_parts = len(self._cuts)
+        self._under_way: Pass | None = None  # whose rows are in the buffers, to be gone on with
         self._ops = self._program.table()
         hidden = decoder.config.hidden_size
         self._x = _float_rows(self._buffers, "x", self._buffers.rows("x", hidden).stride)
@@ -195,7 +199,41 @@ class Runner:
             computed again without the one it names.
         """
         with self._own_lock():
-            return self._forward(batch)
+            self._check(batch)
+            logits = self._go_on(Pass(batch), self.num_parts)
+            assert logits is not None
+            return logits
+
+    def begin(self, batch: Batch) -> Pass:
+        """Return a batch to be run in parts, by `go_on`; others may be run in between.
+
+        Until it is through, the blocks of its sequences belong to it. It may be dropped.
+
+        Raises
+        ------
+        RequestError
+            As `forward`.
+        """
+        self._check(batch)
+        return Pass(batch)
+
+    def go_on(self, one: Pass, parts: int) -> NDArray[np.float32] | None:
+        """Run so many more parts of a pass; the bits are those of `forward`.
+
+        Returns
+        -------
+        float32[num_logit_rows, vocab_size] or None
+            The logits, valid until the next call, once it is through.
+
+        Raises
+        ------
+        ReadError, KVRangeError
+            As `forward`; the pass has ended.
+        """
+        with self._own_lock():
+            if self._closed:
+                raise RequestError("the model is closed")
+            return self._go_on(one, parts)
 
     def _own_lock(self) -> threading.Lock:
         """The lock of this process: in a forked child, who held it stayed with the parent."""
@@ -203,20 +241,44 @@ class Runner:
             self._pid, self._lock = os.getpid(), threading.Lock()
         return self._lock
 
-    def _forward(self, batch: Batch) -> NDArray[np.float32]:
-        rows, c, stage = len(batch.logit_rows), self._context, self._stage
-        self._check(batch)
-        self._embed_tokens(batch)
-        tables = np.ascontiguousarray(batch.block_tables, np.int32)
+    def _go_on(self, one: Pass, parts: int) -> NDArray[np.float32] | None:
+        if self._under_way is not one:
+            self._take_in(one)
+        self._under_way = None  # unless it comes to the end of these parts, and not of all
+        c, rows = self._context, len(one.batch.logit_rows)
+        first = self._cuts[one.part]
+        one.part += parts
+        through = one.part >= self.num_parts
+        whole = self._num_ops if rows else self._head
+        end = whole if through else self._cuts[one.part]
+        c[Context.OPS] = self._ops_address + first * 8 * ROW_WORDS
+        c[Context.NUM_OPS] = end - first
+        self._run()
+        if through:
+            return self._logits_of(rows)
+        self._under_way = one
+        return None
+
+    def _take_in(self, one: Pass) -> None:
+        """Put a batch into the buffers and the context; keep the rows of the one that is there."""
+        other = self._under_way
+        if other is not None:
+            other.x = self._x[: len(other.batch.token_ids)].copy()
+        batch, c, stage = one.batch, self._context, self._stage
+        if one.x is None:
+            self._embed_tokens(batch)
+        else:
+            self._x[: len(one.x)] = one.x
+            one.x = None
         c[Context.NUM_TOKENS] = stage.put(batch)
         c[Context.NUM_SEQS] = len(batch.seq_starts) - 1
-        c[Context.TABLES] = tables.__array_interface__["data"][0]
-        c[Context.TABLE_STRIDE] = tables.strides[0]
-        c[Context.OPS] = self._ops_address
-        c[Context.NUM_OPS] = self._num_ops if rows else self._head
-        c[Context.NUM_ROWS] = min(rows, MAX_LOGIT_ROWS)
+        c[Context.TABLES] = one.tables.__array_interface__["data"][0]
+        c[Context.TABLE_STRIDE] = one.tables.strides[0]
+        c[Context.NUM_ROWS] = min(len(batch.logit_rows), MAX_LOGIT_ROWS)
         c[Context.LOGIT_ROWS] = stage.logit_rows_address
-        self._run()
+
+    def _logits_of(self, rows: int) -> NDArray[np.float32]:
+        c, stage = self._context, self._stage
         if rows <= MAX_LOGIT_ROWS:
             return self._logits[:rows, : self.vocab_size]
         # more rows than the buffer: the head again for each further group of rows

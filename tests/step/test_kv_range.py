@@ -54,6 +54,9 @@ def test_the_error_names_sequence_and_remedy(checkpoint, num_threads):
             assert_same_bits(feed(runner, Part(range(8, 28), 0, [0])), sound)
         with pytest.raises(KVRangeError):  # a prompt without logits, and one token alone
             runner.forward(batch_of(Part([LARGE], 0, [3]), rows=[]))
+        with pytest.raises(KVRangeError) as caught:  # in parts, too
+            runner.go_on(runner.begin(batch), 1)
+        assert caught.value.sequence == 1
         # what others had in the cache is there still
         assert_same_bits(feed(runner, Part([27], 19, [0])), sound[19:])
     finally:
