@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from fastllm.flash.arena import Arena
+from fastllm.kernels import kv_page
 from fastllm.models.layers import Decoder
 
-BLOCK_SIZE = 64  # tokens of a block; a page is one block of one kv head (``kernels.attention``)
-
-
-def padded_head_dim(head_dim: int) -> int:
-    """Dimensions stored for a head: the next multiple of 16."""
-    return -(-head_dim // 16) * 16
-
-
-VALUE_BYTES = {"f16": 2, "f32": 4}
+BLOCK_SIZE = kv_page.PAGE  # tokens of a block; a page is one block of one kv head
 
 
 def page_bytes(head_dim: int, kv_type: str) -> int:
     """Bytes of keys and values of one page."""
-    return 2 * BLOCK_SIZE * padded_head_dim(head_dim) * VALUE_BYTES[kv_type]
+    return kv_page.page_bytes(kv_page.padded_head_dim(head_dim), kv_page.KV_TYPES[kv_type])
 
 
 def token_bytes(decoder: Decoder, kv_type: str) -> int:

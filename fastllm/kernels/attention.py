@@ -1,11 +1,7 @@
-"""Attention over the paged KV cache, the same arithmetic for one query and for a prompt.
+"""Attention over the pages of the KV cache, the same arithmetic for one query and for a prompt.
 
-A page holds 64 positions of one kv head, in half precision (or float32, for exact comparisons)::
-
-    K [4][D][16]   position = lane, so scores need no sum across lanes; one broadcast of q per d
-    V [64][D]
-
-with D = head_dim padded to 16. Queries arrive scaled by log2(e) * scale, so the softmax is exp2.
+Where keys and values lie is the matter of ``kernels.kv_page``. Queries arrive scaled by
+log2(e) * scale, so the softmax is exp2.
 
 Pages are walked in chunks of 8 (512 positions). A chunk starts afresh with (maximum, sum, output)
 and does its pages in order; chunks are merged in order. A page or chunk that a query does not see
@@ -18,22 +14,24 @@ State of a query row: 16 bytes (maximum, sum, last rescale, unused) and its outp
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
 
+from fastllm.kernels import kv_page
 from fastllm.kernels.context import word
-from fastllm.kernels.emit import Emitter, Value, f32, i32, kernel, v16f32, v16i16, v16i32
+from fastllm.kernels.emit import Emitter, Value, f32, i32, kernel, v16f32, v16i32
 from fastllm.kernels.functions import exp2, exp2_scalar, tanh
-from fastllm.kernels.interpreter_codes import PAGE, STATE_BYTES
+from fastllm.kernels.interpreter_codes import STATE_BYTES
 from fastllm.kernels.jit import compiled
+from fastllm.kernels.kv_page import F16, F32, KV_TYPES, LANES, PAGE, page_bytes, widen
 from fastllm.kernels.memory import (
     F,
     I,
     N,
     fma16,
     load16,
-    load16_half,
     load_f32,
     load_i32,
     mul16,
@@ -47,38 +45,47 @@ from fastllm.kernels.words import Context
 
 EMPTY = -1e30  # a maximum below every score; finite, so that differences are never NaN
 ROWS = 4  # query rows of a tile: 4 x 4 accumulators and 4 vectors of K fit 32 registers
+# avx512 has registers for four lane groups at a time, the others for one
+TOGETHER = 4 if VECTORS == "avx512" else 1
 
 
-def _scores(rows: int, together: int, half: bool) -> Callable[..., None]:
-    """(q, q row stride, k, D, out): out[row][64] = q . K; `together` lane groups at a time."""
-    width = 32 if half else 64
+def _by_rows_and_type(
+    e: Emitter, rows: Value, kv_type: Value, case: Callable[[int, int], None]
+) -> None:
+    """Emit ``case(rows, type)`` for each number of rows and type of page, and the switch."""
+    cases = {
+        8 * stored + count: partial(case, count, stored)
+        for stored in KV_TYPES.values()
+        for count in range(1, ROWS + 1)
+    }
+    e.switch(e.b.add(e.mul(kv_type, 8), rows), cases)
 
-    def generate(e: Emitter, q: Value, ldq: Value, k: Value, dim: Value, out: Value) -> None:
-        group = e.mul(dim, width)
-        for first in range(0, 4, together):
-            bases = [e.add(k, e.mul(group, first + j)) for j in range(together)]
 
-            def step(d: Value, sums: list[Value], bases: list[Value] = bases) -> list[Value]:
-                keys = []
-                for base in bases:
-                    at = e.add(base, e.mul(d, width))
-                    if half:
-                        keys.append(e.half_to_float(e.load(at, v16i16, 0, 32)))
-                    else:
-                        keys.append(e.load(at, v16f32, 0, 64))
+@kernel(N, I, I, I, I, I, I)
+def _score(
+    e: Emitter, rows: Value, kv_type: Value, q: Value, page: Value, dim: Value, out: Value
+) -> None:
+    """Write the scores of up to `ROWS` queries: out[row][64] = q . K."""
+
+    def case(count: int, stored: int) -> None:
+        key, ldq = kv_page.keys(e, stored, page, dim), e.mul(dim, 4)
+        for first in range(0, PAGE // LANES, TOGETHER):
+            groups = range(first, first + TOGETHER)
+
+            def step(d: Value, sums: list[Value], groups: range = groups) -> list[Value]:
+                k = [key(j, d) for j in groups]
                 new = []
-                for r in range(rows):
+                for r in range(count):
                     x = e.bcast(e.add(e.add(q, e.mul(ldq, r)), e.mul(d, 4)), v16f32)
-                    new += [e.fma(keys[j], x, sums[r * together + j]) for j in range(together)]
+                    new += [e.fma(k[j], x, sums[r * TOGETHER + j]) for j in range(TOGETHER)]
                 return new
 
-            zero = [e.splat(0.0, v16f32)] * (rows * together)
-            sums = e.loop(dim, zero, step)
-            for r in range(rows):
-                for j in range(together):
-                    e.store(sums[r * together + j], out, 256 * r + 64 * (first + j), 64)
+            sums = e.loop(dim, [e.splat(0.0, v16f32)] * (count * TOGETHER), step)
+            for r in range(count):
+                for j in range(TOGETHER):
+                    e.store(sums[r * TOGETHER + j], out, 256 * r + 64 * (first + j), 64)
 
-    return generate
+    _by_rows_and_type(e, rows, kv_type, case)
 
 
 @kernel(N, I, I, I, I, F)
@@ -117,53 +124,54 @@ def _softmax_row(e: Emitter, s: Value, low: Value, high: Value, state: Value, ca
         e.store(weights[j], s, 64 * j, 64)
 
 
-def _values(rows: int, vectors: int, half: bool) -> Callable[..., None]:
-    """(p, v, v row stride, o, o row stride, state, first, last position): o = o * rescale + p . V.
+def _weigh_columns(vectors: int) -> Any:
+    """Return the kernel of ``o = o * rescale + p . V`` over `vectors` * 16 columns.
 
-    `vectors` groups of 16 dimensions at a time, from the addresses given.
+    Its arguments: rows, type and address of the page, dim, first column, p, o, state, and the
+    first and last position that any row sees.
     """
-    width = 32 if half else 64
 
     def generate(
         e: Emitter,
+        rows: Value,
+        kv_type: Value,
+        page: Value,
+        dim: Value,
+        column: Value,
         p: Value,
-        v: Value,
-        ldv: Value,
         o: Value,
-        ldo: Value,
         state: Value,
         first: Value,
         last: Value,
     ) -> None:
-        start = []
-        for r in range(rows):
-            rescale = e.bcast(state, v16f32, STATE_BYTES * r + 8)
-            at = e.add(o, e.mul(ldo, r))
-            start += [e.b.fmul(e.load(at, v16f32, 64 * i, 64), rescale) for i in range(vectors)]
-
-        def step(i: Value, sums: list[Value]) -> list[Value]:
-            slot = e.b.add(first, i)
-            at = e.add(v, e.b.mul(slot, ldv))
-            if half:
-                values = [
-                    e.half_to_float(e.load(at, v16i16, width * j, 32)) for j in range(vectors)
+        def case(count: int, stored: int) -> None:
+            value, ldo = kv_page.values(e, stored, page, dim, column), e.mul(dim, 4)
+            outs = [e.add(e.add(o, e.mul(ldo, r)), e.mul(column, 4)) for r in range(count)]
+            start = []
+            for r in range(count):
+                rescale = e.bcast(state, v16f32, STATE_BYTES * r + 8)
+                start += [
+                    e.b.fmul(e.load(outs[r], v16f32, 64 * i, 64), rescale) for i in range(vectors)
                 ]
-            else:
-                values = [e.load(at, v16f32, width * j, 64) for j in range(vectors)]
-            weight = e.add(p, e.mul(slot, 4))
-            new = []
-            for r in range(rows):
-                x = e.bcast(weight, v16f32, 256 * r)
-                new += [e.fma(values[j], x, sums[r * vectors + j]) for j in range(vectors)]
-            return new
 
-        sums = e.loop(e.b.sub(last, first), start, step)
-        for r in range(rows):
-            at = e.add(o, e.mul(ldo, r))
-            for j in range(vectors):
-                e.store(sums[r * vectors + j], at, 64 * j, 64)
+            def step(i: Value, sums: list[Value]) -> list[Value]:
+                slot = e.b.add(first, i)
+                v = [value(slot, j) for j in range(vectors)]
+                weight = e.add(p, e.mul(slot, 4))
+                new = []
+                for r in range(count):
+                    x = e.bcast(weight, v16f32, 256 * r)
+                    new += [e.fma(v[j], x, sums[r * vectors + j]) for j in range(vectors)]
+                return new
 
-    return generate
+            sums = e.loop(e.b.sub(last, first), start, step)
+            for r in range(count):
+                for j in range(vectors):
+                    e.store(sums[r * vectors + j], outs[r], 64 * j, 64)
+
+        _by_rows_and_type(e, rows, kv_type, case)
+
+    return kernel(N, I, I, I, I, I, I, I, I, I, I)(generate)
 
 
 @kernel(N, I)
@@ -173,106 +181,21 @@ def _prefetch(e: Emitter, a: Value) -> None:
         e.prefetch(a, 64 * line)
 
 
-# avx512 has registers for four lane groups at a time, the others for one
-_TOGETHER = _PER_PASS = 4 if VECTORS == "avx512" else 1
-_score_half_1, _score_half_2, _score_half_3, _score_half_4 = (
-    kernel(N, I, I, I, I, I)(_scores(r, _TOGETHER, True)) for r in range(1, ROWS + 1)
-)
-_score_1, _score_2, _score_3, _score_4 = (
-    kernel(N, I, I, I, I, I)(_scores(r, _TOGETHER, False)) for r in range(1, ROWS + 1)
-)
-
-
-def _value_kernels(vectors: int, half: bool) -> list[Any]:
-    return [
-        kernel(N, I, I, I, I, I, I, I, I)(_values(r, vectors, half)) for r in range(1, ROWS + 1)
-    ]
-
-
-_value_half_n_1, _value_half_n_2, _value_half_n_3, _value_half_n_4 = _value_kernels(_PER_PASS, True)
-_value_half_1_1, _value_half_1_2, _value_half_1_3, _value_half_1_4 = _value_kernels(1, True)
-_value_n_1, _value_n_2, _value_n_3, _value_n_4 = _value_kernels(_PER_PASS, False)
-_value_1_1, _value_1_2, _value_1_3, _value_1_4 = _value_kernels(1, False)
-
-
-@compiled
-def _score(rows: int, half: int, q: int, ldq: int, k: int, dim: int, out: int) -> None:
-    """Scores of `rows` queries and a page."""
-    if half != 0:
-        if rows == 4:
-            _score_half_4(q, ldq, k, dim, out)
-        elif rows == 3:
-            _score_half_3(q, ldq, k, dim, out)
-        elif rows == 2:
-            _score_half_2(q, ldq, k, dim, out)
-        else:
-            _score_half_1(q, ldq, k, dim, out)
-    elif rows == 4:
-        _score_4(q, ldq, k, dim, out)
-    elif rows == 3:
-        _score_3(q, ldq, k, dim, out)
-    elif rows == 2:
-        _score_2(q, ldq, k, dim, out)
-    else:
-        _score_1(q, ldq, k, dim, out)
+_weigh_together, _weigh_16 = _weigh_columns(TOGETHER), _weigh_columns(1)
 
 
 @compiled
 def _weigh(
-    rows: int, half: int, p: int, v: int, o: int, dim: int, state: int, first: int, last: int
+    rows: int, kv_type: int, page: int, dim: int, p: int, o: int, state: int, first: int, last: int
 ) -> None:
     """Add the weighted values of a page's positions [first, last) to the outputs."""
-    ldo = 4 * dim
-    ldv = 2 * dim if half != 0 else 4 * dim
-    step = ldv // dim * 16
-    c = 0
-    while 16 * (c + _PER_PASS) <= dim:
-        at, out = v + c * step, o + 64 * c
-        if half != 0:
-            if rows == 4:
-                _value_half_n_4(p, at, ldv, out, ldo, state, first, last)
-            elif rows == 3:
-                _value_half_n_3(p, at, ldv, out, ldo, state, first, last)
-            elif rows == 2:
-                _value_half_n_2(p, at, ldv, out, ldo, state, first, last)
-            else:
-                _value_half_n_1(p, at, ldv, out, ldo, state, first, last)
-        elif rows == 4:
-            _value_n_4(p, at, ldv, out, ldo, state, first, last)
-        elif rows == 3:
-            _value_n_3(p, at, ldv, out, ldo, state, first, last)
-        elif rows == 2:
-            _value_n_2(p, at, ldv, out, ldo, state, first, last)
-        else:
-            _value_n_1(p, at, ldv, out, ldo, state, first, last)
-        c += _PER_PASS
-    while 16 * c < dim:
-        at, out = v + c * step, o + 64 * c
-        if half != 0:
-            if rows == 4:
-                _value_half_1_4(p, at, ldv, out, ldo, state, first, last)
-            elif rows == 3:
-                _value_half_1_3(p, at, ldv, out, ldo, state, first, last)
-            elif rows == 2:
-                _value_half_1_2(p, at, ldv, out, ldo, state, first, last)
-            else:
-                _value_half_1_1(p, at, ldv, out, ldo, state, first, last)
-        elif rows == 4:
-            _value_1_4(p, at, ldv, out, ldo, state, first, last)
-        elif rows == 3:
-            _value_1_3(p, at, ldv, out, ldo, state, first, last)
-        elif rows == 2:
-            _value_1_2(p, at, ldv, out, ldo, state, first, last)
-        else:
-            _value_1_1(p, at, ldv, out, ldo, state, first, last)
-        c += 1
-
-
-@compiled
-def _widen(page: int, dim: int, out: int) -> None:
-    """A page to float32, in the same order: exact, paid once for many query rows."""
-    for i in range(2 * PAGE * dim // 16):
-        store16(out + 64 * i, load16_half(page + 32 * i))
+    column = 0
+    while column + 16 * TOGETHER <= dim:
+        _weigh_together(rows, kv_type, page, dim, column, p, o, state, first, last)
+        column += 16 * TOGETHER
+    while column < dim:
+        _weigh_16(rows, kv_type, page, dim, column, p, o, state, first, last)
+        column += 16
 
 
 @compiled
@@ -296,7 +219,7 @@ def attend_chunk(
     dim: int,
     pages: int,
     page_stride: int,
-    wide: int,
+    kv_type: int,
     table: int,
     first_page: int,
     last_page: int,
@@ -308,8 +231,8 @@ def attend_chunk(
 
     Row r is head r % group of the token at `position` + r // group; it sees positions up to its
     own, and at most `window` of them if window > 0. `pages` is the address of this layer and
-    head in block 0, blocks are `page_stride` bytes apart, `table` int32 block ids. `wide`: 1
-    for float32 pages. `scratch`: 1 KiB of scores, then a widened page.
+    head in block 0, blocks are `page_stride` bytes apart, `table` int32 block ids, `kv_type` one of
+    `KV_TYPES`. `scratch`: 1 KiB of scores, then a widened page.
     """
     _clear(rows, dim, o, state)
     wide_page = scratch + 1024
@@ -320,20 +243,15 @@ def attend_chunk(
             break
         if window > 0 and begin + PAGE <= position - window + 1:
             continue
-        page = pages + load_i32(table + 4 * j) * page_stride
-        half = 1
-        if wide != 0:
-            half = 0
-        elif rows > 2 * ROWS:
-            _widen(page, dim, wide_page)
-            page = wide_page
-            half = 0
-        elif j + 1 < last_page:
+        page, stored = pages + load_i32(table + 4 * j) * page_stride, kv_type
+        if kv_type == F16 and rows > 2 * ROWS:
+            widen(page, dim, wide_page)
+            page, stored = wide_page, F32
+        elif kv_type == F16 and j + 1 < last_page:
             # a decode step meets every page cold; the next page lies somewhere else
             following = pages + load_i32(table + 4 * (j + 1)) * page_stride
-            for i in range(dim // 4):
+            for i in range(page_bytes(dim, kv_type) // 1024):
                 _prefetch(following + 1024 * i)
-        v = page + (2 if half != 0 else 4) * PAGE * dim
         r = 0
         while r < rows:
             n = min(ROWS, rows - r)
@@ -342,13 +260,13 @@ def attend_chunk(
             if window > 0:
                 low = max(0, position + r // group - window + 1 - begin)
             if top > 0 and low < PAGE:
-                _score(n, half, q + 4 * dim * r, 4 * dim, page, dim, scratch)
+                _score(n, stored, q + 4 * dim * r, page, dim, scratch)
                 for k in range(n):
                     own = position + (r + k) // group - begin + 1
                     least = own - window if window > 0 else 0
                     _softmax_row(scratch + 256 * k, least, own, state + STATE_BYTES * (r + k), cap)
                 _weigh(
-                    n, half, scratch, v, o + 4 * dim * r, dim, state + STATE_BYTES * r,
+                    n, stored, page, dim, scratch, o + 4 * dim * r, state + STATE_BYTES * r,
                     low, min(top, PAGE),
                 )  # fmt: skip
             r += n

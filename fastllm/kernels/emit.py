@@ -19,7 +19,7 @@ Design
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -374,6 +374,20 @@ class Emitter:
         b.branch(head)
         b.position_at_end(out)
         return phis
+
+    def switch(self, value: Value, cases: Mapping[int, Callable[[], None]]) -> None:
+        """Run the case of an int64 value; nothing where there is none."""
+        b = self.b
+        function = b.function
+        out = function.append_basic_block("done")
+        switch = b.switch(value, out)
+        for number, case in cases.items():
+            block = function.append_basic_block(f"case{number}")
+            switch.add_case(self.c(number), block)
+            b.position_at_end(block)
+            case()
+            b.branch(out)
+        b.position_at_end(out)
 
 
 def kernel(ret: Any, *args: Any) -> Callable[[Callable[..., Value | None]], Any]:

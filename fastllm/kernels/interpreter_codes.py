@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from fastllm.kernels.kv_page import F32, page_bytes
+
 RUN, WORK, STOP = 0, 1, 2
 
 # int64 arguments of the units (``kernels.build``)
 STEP_ARGS, PACK_ARGS, OP_ARGS, PICK_ARGS = 3, 9, 3, 4
 
-PAGE = 64  # positions of a KV page
 CHUNK_PAGES = 8  # pages of an attention chunk: work to share between threads, and few merges
 STATE_BYTES = 16  # of an attention row: maximum, sum, last rescale
 TILE_ROWS = 64  # query rows (tokens x heads of a group) that share a widened page
@@ -38,5 +39,5 @@ def scratch_layout(max_columns: int, max_dim: int) -> dict[str, int]:
         "matmul": row,
         "head": head,
         "attend": attend,
-        "bytes": attend + 1024 + 2 * PAGE * max_dim * 4 + outputs + 4096,
+        "bytes": attend + 1024 + page_bytes(max_dim, F32) + outputs + 4096,
     }

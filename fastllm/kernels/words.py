@@ -84,5 +84,4 @@ class Failure(IntEnum):
 # Numbers of variants, as the words hold them
 NORMS = {"rms": 0, "layer": 1}
 ROPE_STYLES = {"half": 1, "pairs": 2}
-KV_TYPES = {"f16": 0, "f32": 1}
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}

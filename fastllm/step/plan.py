@@ -11,9 +11,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from fastllm.cache.kv_cache import BLOCK_SIZE, block_bytes, padded_head_dim, token_bytes
+from fastllm.cache.kv_cache import BLOCK_SIZE, block_bytes, token_bytes
 from fastllm.errors import RequestError
-from fastllm.kernels.interpreter_codes import CHUNK_PAGES, PAGE, scratch_layout
+from fastllm.kernels.interpreter_codes import CHUNK_PAGES, scratch_layout
+from fastllm.kernels.kv_page import PAGE, padded_head_dim
 from fastllm.machine.memory import anonymous_bytes, available_bytes
 from fastllm.memory.ledger import Ledger, largest_context, mapped, settle_context
 from fastllm.models import roles

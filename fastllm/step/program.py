@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastllm.cache.kv_cache import KVCache, padded_head_dim
+from fastllm.cache.kv_cache import KVCache
 from fastllm.errors import UnsupportedError
 from fastllm.kernels import ops
 from fastllm.kernels.activations import KINDS
+from fastllm.kernels.kv_page import KV_TYPES, padded_head_dim
 from fastllm.kernels.words import (
     ACTIVATIONS,
-    KV_TYPES,
     NORMS,
     ROPE_STYLES,
     ROW_WORDS,

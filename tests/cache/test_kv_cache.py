@@ -8,10 +8,10 @@ from fastllm.cache.kv_cache import (
     BLOCK_SIZE,
     KVCache,
     block_bytes,
-    padded_head_dim,
     page_bytes,
 )
 from fastllm.formats.checkpoint import open_checkpoint
+from fastllm.kernels.kv_page import padded_head_dim
 from fastllm.models.bind import bind
 from tests.golden.cases import case, materialize
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastllm.kernels.interpreter_codes import CHUNK_PAGES, PAGE, STATE_BYTES
+from fastllm.kernels.interpreter_codes import CHUNK_PAGES, STATE_BYTES
+from fastllm.kernels.kv_page import PAGE
 from tests.kernels.probe import CHUNK, FINISH, MERGE, bits
 from tests.kernels.samples import aligned, aligned_copy
 from tests.naive.attention import attend, to_pages

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from enum import auto
 
-from fastllm.kernels.interpreter_codes import CHUNK_PAGES, PAGE, STATE_BYTES, TILE_ROWS
+from fastllm.kernels.interpreter_codes import CHUNK_PAGES, STATE_BYTES, TILE_ROWS
 from fastllm.kernels.jit import COMPILING, compiled
+from fastllm.kernels.kv_page import F32, PAGE, padded_head_dim, page_bytes
 from fastllm.kernels.words import Context, Words
 
 if COMPILING:
@@ -20,7 +21,7 @@ class Attention(Words):
     QUERIES = auto()  # as `Rope` leaves them
     PAGES = auto()  # of the layer
     PAGE_STRIDE = auto()
-    KV_TYPE = auto()  # KV_TYPES
+    KV_TYPE = auto()  # kv_page.KV_TYPES
     NUM_HEADS = auto()
     NUM_KV_HEADS = auto()
     HEAD_DIM = auto()
@@ -35,19 +36,19 @@ def run(c: int, op: int, tid: int) -> int:
     """A tile of a sequence's queries and a kv head at a time; few tokens: one chunk of pages."""
     threads, scratch = num_threads(c), scratch_of(c, tid) + word(c, Context.ATTEND_SCRATCH)
     queries, pages = word(op, Attention.QUERIES), word(op, Attention.PAGES)
-    page_stride, wide = word(op, Attention.PAGE_STRIDE), word(op, Attention.KV_TYPE)
+    page_stride, kv_type = word(op, Attention.PAGE_STRIDE), word(op, Attention.KV_TYPE)
     heads, kv_heads = word(op, Attention.NUM_HEADS), word(op, Attention.NUM_KV_HEADS)
     head_dim, window = word(op, Attention.HEAD_DIM), word(op, Attention.WINDOW)
     cap = float_of_bits(word(op, Attention.CAP))
     out, out_stride = word(op, Attention.OUT), word(op, Attention.OUT_STRIDE)
-    dim = (head_dim + 15) // 16 * 16
+    dim = padded_head_dim(head_dim)
     group = heads // kv_heads
-    head_bytes = 2 * PAGE * dim * (4 if wide != 0 else 2)
+    head_bytes = page_bytes(dim, kv_type)
     tokens = num_rows(c, op)
     starts, positions = word(c, Context.SEQ_STARTS), word(c, Context.POSITIONS)
     split = tokens <= word(c, Context.SPLIT_TOKENS)
     tile_tokens = 1 if split else max(1, TILE_ROWS // group)
-    o = scratch + 1024 + 2 * PAGE * dim * 4
+    o = scratch + 1024 + page_bytes(dim, F32)
     max_rows = (tile_tokens * group + 3) // 4 * 4  # keeps the outputs 64-byte aligned
     state = o + max_rows * 4 * dim
     total = state + max_rows * STATE_BYTES
@@ -72,7 +73,7 @@ def run(c: int, op: int, tid: int) -> int:
                         if item % threads == tid:
                             attend_chunk(
                                 q, group, group, position, window, cap, dim, head_pages,
-                                page_stride, wide, table, j * CHUNK_PAGES,
+                                page_stride, kv_type, table, j * CHUNK_PAGES,
                                 min(last_page, (j + 1) * CHUNK_PAGES), o, state, scratch,
                             )  # fmt: skip
                             for g in range(group):
@@ -91,13 +92,13 @@ def run(c: int, op: int, tid: int) -> int:
                         if j == 0:
                             attend_chunk(
                                 q, rows, group, position, window, cap, dim, head_pages,
-                                page_stride, wide, table, first, last,
+                                page_stride, kv_type, table, first, last,
                                 total, total_state, scratch,
                             )  # fmt: skip
                         else:
                             attend_chunk(
                                 q, rows, group, position, window, cap, dim, head_pages,
-                                page_stride, wide, table, first, last, o, state, scratch,
+                                page_stride, kv_type, table, first, last, o, state, scratch,
                             )  # fmt: skip
                             merge_chunk(rows, dim, o, state, total, total_state)
                     for r in range(rows):

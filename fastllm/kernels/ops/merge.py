@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from enum import auto
 
-from fastllm.kernels.interpreter_codes import CHUNK_PAGES, PAGE
+from fastllm.kernels.interpreter_codes import CHUNK_PAGES
 from fastllm.kernels.jit import COMPILING, compiled
+from fastllm.kernels.kv_page import PAGE, padded_head_dim
 from fastllm.kernels.words import Context, Words
 
 if COMPILING:
@@ -35,7 +36,7 @@ def run(c: int, op: int, tid: int) -> int:
     out, out_stride = word(op, Merge.OUT), word(op, Merge.OUT_STRIDE)
     tiles, kind = word(op, Merge.TILES), word(op, Merge.TILES_KIND)
     token_bytes, columns = word(op, Merge.TOKEN_BYTES), word(op, Merge.COLUMNS)
-    dim = (head_dim + 15) // 16 * 16
+    dim = padded_head_dim(head_dim)
     tokens = num_rows(c, op)
     positions = word(c, Context.POSITIONS)
     split = tokens <= word(c, Context.SPLIT_TOKENS)

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from enum import auto
 
-from fastllm.kernels.interpreter_codes import PAGE
 from fastllm.kernels.jit import COMPILING, compiled
-from fastllm.kernels.words import KV_TYPES, Context, Failure, Words
+from fastllm.kernels.kv_page import PAGE, padded_head_dim, page_bytes, store_key, store_value
+from fastllm.kernels.words import Context, Failure, Words
 
 if COMPILING:
     from fastllm.kernels.context import failed_at, num_rows, num_threads, scratch_of, word
-    from fastllm.kernels.memory import (
-        beyond_half,
-        float_of_bits,
-        load16,
-        load_i32,
-        store16,
-        store16_half,
-        store16_half_strided,
-        store16_strided,
-    )
+    from fastllm.kernels.memory import float_of_bits, load_i32
     from fastllm.kernels.norm import normalize
     from fastllm.kernels.rope import rotate
 
-_HALF, _HALF_RANGE = KV_TYPES["f16"], Failure.HALF_RANGE.value
+_HALF_RANGE = Failure.HALF_RANGE.value
 
 
 class Rope(Words):
@@ -38,7 +29,7 @@ class Rope(Words):
     QUERIES = auto()  # rotated and scaled: float32[kv head][token][head of its group][padded dim]
     PAGES = auto()  # of the layer
     PAGE_STRIDE = auto()
-    KV_TYPE = auto()  # KV_TYPES
+    KV_TYPE = auto()  # kv_page.KV_TYPES
     NUM_HEADS = auto()
     NUM_KV_HEADS = auto()
     HEAD_DIM = auto()
@@ -65,18 +56,16 @@ def run(c: int, op: int, tid: int) -> int:
     scale, eps = float_of_bits(word(op, Rope.SCALE)), float_of_bits(word(op, Rope.EPS))
     q_norm, k_norm = word(op, Rope.Q_NORM), word(op, Rope.K_NORM)
     one = float_of_bits(0x3F800000)
-    dim = (head_dim + 15) // 16 * 16
+    dim = padded_head_dim(head_dim)
     group = heads // kv_heads
     tokens = num_rows(c, op)
     positions, seqs = word(c, Context.POSITIONS), word(c, Context.SEQ_OF_TOKEN)
     rows = word(c, Context.ROPE_ROWS)
-    half = word(op, Rope.KV_TYPE) == _HALF
-    size = 2 if half else 4  # bytes of a stored value
-    head_bytes = 2 * PAGE * dim * size
+    kv_type = word(op, Rope.KV_TYPE)
+    head_bytes = page_bytes(dim, kv_type)
     failure = 0
     for item in range(tokens * kv_heads * tid // threads,
                       tokens * kv_heads * (tid + 1) // threads):  # fmt: skip
-        over = 0
         t, h = item // kv_heads, item % kv_heads
         position = load_i32(positions + 4 * t)
         angles = table + load_i32(rows + 4 * t) * 8 * rotary_dim
@@ -96,24 +85,10 @@ def run(c: int, op: int, tid: int) -> int:
             normalize(0, x, k_norm, 0, head_dim, eps, scratch + 4 * dim)
             x = scratch + 4 * dim
         rotate(style, x, head_dim, rotary_dim, angles, one, scratch)
-        lane = page + (slot // 16 * dim * 16 + slot % 16) * size
-        for i in range(dim // 16):
-            key = load16(scratch + 64 * i)
-            if half:
-                over |= beyond_half(key)
-                store16_half_strided(lane + 512 * i, 32, key)
-            else:
-                store16_strided(lane + 1024 * i, 64, key)
+        over = store_key(page, slot, dim, kv_type, scratch)
         x = v + t * v_stride + 4 * head_dim * h
         rotate(0, x, head_dim, 0, angles, one, scratch)
-        values = page + (PAGE + slot) * dim * size
-        for i in range(dim // 16):
-            if half:
-                value = load16(scratch + 64 * i)
-                over |= beyond_half(value)
-                store16_half(values + 32 * i, value)
-            else:
-                store16(values + 64 * i, load16(scratch + 64 * i))
+        over |= store_value(page, slot, dim, kv_type, scratch)
         if over != 0:
             failed_at(c, t)
             failure = _HALF_RANGE
