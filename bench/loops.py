@@ -8,6 +8,7 @@ from typing import Any
 from llvmlite import ir
 
 from fastllm.kernels.emit import Emitter, Value, i8, v16i32, vec
+from fastllm.kernels.target import VECTORS
 
 Generator = Callable[[Emitter, Value, Value], None]
 
@@ -37,7 +38,7 @@ def multiply(chains: int) -> Generator:
     """`count` rounds of one vector dot product on each of `chains` sums."""
 
     def generate(e: Emitter, place: Value, count: Value) -> None:
-        in_registers = e.road == "avx512"
+        in_registers = VECTORS == "avx512"
         u = e.load(place, v16i32, 0, 64)
         s = e.load(place, v16i32, 64, 64)
 

@@ -51,12 +51,15 @@ class Program:
     cuts : list of int
         Numbers of the first ops of the layers (0 for the first one). There the rows of `x` are all
         that is alive, so a batch may be left and taken up again.
+    labels : list of str
+        What each op is, for whoever measures: an op's name, or the role of a product's weight.
     """
 
     def __init__(self, functions: Mapping[str, int]) -> None:
         self._functions = functions
         self._rows: list[list[int]] = []
         self._tables: list[NDArray[np.int64]] = []
+        self.labels: list[str] = []
         self.head = 0
         self.cuts: list[int] = []
 
@@ -68,6 +71,7 @@ class Program:
         op: type[Words],
         *,
         function: str | None = None,
+        label: str | None = None,
         span: Span = Span.TOKENS,
         barrier: bool = True,
         **words: float,
@@ -79,6 +83,8 @@ class Program:
         op : type of Words
         function : str, optional
             Name of the compiled function; default: the op's own.
+        label : str, optional
+            What it is called in `labels`; default: the op's name.
         span : Span
             The rows it runs over.
         barrier : bool
@@ -93,6 +99,7 @@ class Program:
         for name, value in words.items():
             row[op[name.upper()]] = _float_bits(value) if isinstance(value, float) else int(value)
         self._rows.append(row)
+        self.labels.append(label or ops.op_name(op))
 
     def place(self, table: NDArray[np.int64]) -> int:
         """Address of a table that lives as long as the program."""
@@ -386,7 +393,8 @@ class Writer:
         matrix = self.matrix(linear)
         layout, x = matrix.layout, tiles[matrix.layout.activations]
         self.program.add(
-            ops.Matmul, function=f"mm_{matrix.type}", span=span, barrier=barrier,
+            ops.Matmul, function=f"mm_{matrix.type}", label=linear.weight, span=span,
+            barrier=barrier,
             spans=self.program.place(np.array(matrix.spans, np.int64)),
             num_spans=len(matrix.spans), num_panels=matrix.num_panels,
             panel_bytes=layout.panel_bytes(matrix.columns), units=layout.units(matrix.columns),

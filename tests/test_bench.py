@@ -1,0 +1,50 @@
+"""The tools of bench/ run: a figure nobody can repeat is no figure. Their results are not judged."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import tiny_gguf
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "limit", ["memory_rate(1, 1 << 20, 0.001)", "integer_peak(1, 0.001)"], ids=lambda x: x[:6]
+)
+def test_limits_are_measured_in_a_process_that_runs_the_engine(limit):
+    code = f"import fastllm.step.runner\nfrom bench import limits\nprint(limits.{limit})"
+    assert float(run("-c", code)) > 0
+
+
+@pytest.mark.parametrize("what", [("-n", "3", "-d", "5"), ("-p", "70")], ids=["answer", "prompt"])
+def test_a_step_is_profiled_op_by_op(tmp_path, what):
+    path = tmp_path / "tiny.gguf"
+    tiny_gguf.write(path)
+    out = run("-m", "bench.profile_step", str(path), "-t", "2", "-r", "1", *what)
+    rows = dict(
+        (cells[0].strip(), cells[1].strip())
+        for line in out.splitlines()
+        if len(cells := line.strip("|").split("|")) == 5
+    )
+    assert rows["mlp.down_proj"] == str(tiny_gguf.LAYERS)
+    assert rows["norm"] == str(2 * tiny_gguf.LAYERS + 1)
+    assert {"attention", "self_attn.q_proj", "rope"} <= set(rows)
