@@ -1,4 +1,4 @@
-"""The tools of bench/ run: a figure nobody can repeat is no figure. Their results are not judged."""
+"""The tools of bench/ run: a figure nobody can repeat is none. Results are not judged."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def test_a_step_is_profiled_op_by_op(tmp_path, what):
     path = tmp_path / "tiny.gguf"
     tiny_gguf.write(path)
     out = run("-m", "bench.profile_step", str(path), "-t", "2", "-r", "1", *what)
-    rows = dict(
-        (cells[0].strip(), cells[1].strip())
+    rows = {
+        cells[0].strip(): cells[1].strip()
         for line in out.splitlines()
         if len(cells := line.strip("|").split("|")) == 5
-    )
+    }
     assert rows["mlp.down_proj"] == str(tiny_gguf.LAYERS)
     assert rows["norm"] == str(2 * tiny_gguf.LAYERS + 1)
     assert {"attention", "self_attn.q_proj", "rope"} <= set(rows)

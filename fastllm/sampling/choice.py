@@ -42,6 +42,7 @@ class Choice:
         request[INVERSE_TEMPERATURE] = 0.0 if params.greedy else min(1 / params.temperature, 1e30)
         request[TOP_K], request[TOP_P] = params.top_k, params.top_p
         request[LOG_MIN_P] = math.log(params.min_p) if params.min_p > 0 else -math.inf
+        self._address: int = request.ctypes.data
 
     def of(self, logits: NDArray[np.float32], random: float) -> int:
         """Return the token that the chain chooses.
@@ -61,11 +62,12 @@ class Choice:
         row = np.ascontiguousarray(logits, np.float32)
         request = self._request
         request[RANDOM] = random
+        num_tokens = len(row)
         token_id = _unit()(
             row.__array_interface__["data"][0],
-            len(row),
-            request.__array_interface__["data"][0],
-            _scratch_address(len(row)),
+            num_tokens,
+            self._address,
+            _scratch_address(num_tokens),
         )
         if token_id < 0:
             check_finite(float(request[MAXIMUM]))
@@ -78,9 +80,8 @@ def _unit() -> Callable[..., int]:
 
 
 def _scratch_address(num_tokens: int) -> int:
-    needed = scratch_bytes(num_tokens)
-    area: NDArray[np.uint8] | None = getattr(_scratch, "area", None)
-    if area is None or len(area) < needed:
-        area = _scratch.area = np.empty(needed, np.uint8)
-    address: int = area.__array_interface__["data"][0]
+    if getattr(_scratch, "num_tokens", 0) < num_tokens:
+        _scratch.area = np.empty(scratch_bytes(num_tokens), np.uint8)
+        _scratch.address, _scratch.num_tokens = _scratch.area.ctypes.data, num_tokens
+    address: int = _scratch.address
     return address

@@ -108,7 +108,7 @@ class Runner:
         self._cache = KVCache(decoder, self.num_blocks, self.kv_type)
         self._embed = RowReader(model.matrix(decoder.embed.weight))
         self._positions = (
-            RowReader(model.matrix(decoder.positions.weight)) if decoder.positions else None
+            RowReader(model.matrix(decoder.positions.weight), 0) if decoder.positions else None
         )
         self.short_context = short_context(decoder.ropes)
         self._num_regimes = num_regimes(decoder, self.n_ctx)
@@ -309,10 +309,12 @@ class Runner:
     def _embed_tokens(self, batch: Batch) -> None:
         """Put the tokens' embeddings where the step begins, and have the angles they need."""
         tokens, decoder = len(batch.token_ids), self._decoder
-        embedded = self._embed.read(batch.token_ids)
-        if decoder.embed_scale != 1.0:
-            embedded *= np.float32(decoder.embed_scale)
-        self._embedded[:tokens, : embedded.shape[1]] = embedded
+        embedded, scale = self._embed.read(batch.token_ids), np.float32(decoder.embed_scale)
+        target = self._embedded[:tokens, : embedded.shape[1]]
+        if scale == 1.0:
+            target[:] = embedded
+        else:
+            np.multiply(embedded, scale, out=target)
         if self._positions is not None:
             values = self._positions.read(batch.positions + np.int32(decoder.position_offset))
             self._position_rows[:tokens, : values.shape[1]] = values

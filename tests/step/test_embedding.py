@@ -86,6 +86,25 @@ def test_a_file_that_is_gone(tmp_path):
         RowReader(source)
 
 
+def test_rows_of_the_last_tokens_are_kept_and_no_more(tmp_path, monkeypatch):
+    """One at a time, as answers read them; the file is asked again for what was forgotten."""
+    tensor, values = stored(tmp_path / "a", "q8_0", 20, 0)
+    reader = RowReader(
+        MatrixSource(tensor.type, (20, COLUMNS), (RowSegment(tensor, 0, 20),)), 3 * 4 * COLUMNS
+    )
+    asked, pread = [], os.pread
+    monkeypatch.setattr(
+        os, "pread", lambda fd, size, at: asked.append((at - 77) // size) or pread(fd, size, at)
+    )
+    for row in (1, 2, 1, 3, 2, 4, 3, 1, 4):
+        found = reader.read(np.array([row], np.int32))
+        np.testing.assert_array_equal(found, values[row : row + 1])
+    assert asked == [1, 2, 3, 4, 1]
+    reader.read(np.array([3, 4], np.int32))
+    assert asked[5:] == [3, 4]
+    reader.close()
+
+
 def test_the_file_may_go_once_it_is_open(opened, tmp_path):
     tensor, values = stored(tmp_path / "a", "f16", 20, 0)
     reader = opened(RowSegment(tensor, 0, 20))
