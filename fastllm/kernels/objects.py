@@ -1,4 +1,4 @@
-"""The kernel cache: objects built once per machine, loaded by llvmlite alone.
+"""The kernel cache: objects built once per machine, loaded without numba, mostly without LLVM.
 
 A unit (``step``, ``pack``, ``ops_rows``, ``mm_q4_1``, ...) is one file of object code, of one
 function or several, ``$FASTLLM_HOME/kernels/<key>/<road>-<unit>.o``. The key is a hash of every
@@ -13,35 +13,28 @@ would run stale code.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import json
 import os
 import platform
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from fastllm.errors import KernelError
+from fastllm.kernels import elf
 from fastllm.kernels.road import Road, choose_road
-from fastllm.machine.cpus import default_threads
-from fastllm.machine.memory import available_bytes
 
 Progress = Callable[[str, float], None]
 _MAGIC = b"fastllm-object-2\n"
 Objects = list[tuple[str, str, bytes]]
 """(function, its symbol, object code)"""
-_BUILD_TIMEOUT_S = 600
-_BUILD_BYTES = 250_000_000  # of one build: numba, LLVM and what they compile
+# Files of this folder that keep and load what others make: they do not decide what that is.
+_KEEPERS = ("building.py", "elf.py", "objects.py")
 
 
 def cache_root() -> Path:
@@ -51,6 +44,25 @@ def cache_root() -> Path:
         return Path(home) / "kernels"
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "fastllm" / "kernels"
+
+
+def version(package: str) -> str:
+    """Return the version of an installed package.
+
+    From the name of the folder that pip leaves beside it: importlib.metadata alone imports as much
+    as all of this package does (20 ms). It is asked where there is no such folder.
+    """
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or ".")
+        except OSError:
+            continue
+        for name in names:
+            if name.startswith(f"{package}-") and name.endswith(".dist-info"):
+                return name[len(package) + 1 : -len(".dist-info")]
+    from importlib import metadata
+
+    return metadata.version(package)
 
 
 @lru_cache(maxsize=1)
@@ -63,7 +75,7 @@ def source_key() -> str:
     folder = Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         name = path.relative_to(folder).as_posix()
-        if name != "objects.py":  # it keeps and loads what others make
+        if name not in _KEEPERS:
             digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -89,6 +101,11 @@ def unpack_objects(body: bytes) -> Objects:
     return out
 
 
+def sealed(body: bytes) -> bytes:
+    """Return what a cached file holds: `body` behind its checksum."""
+    return _MAGIC + hashlib.sha256(body).digest() + body
+
+
 def _read(path: Path) -> Objects | None:
     """What a cached file holds, or None if it is missing or damaged."""
     try:
@@ -103,62 +120,6 @@ def _read(path: Path) -> Objects | None:
     return unpack_objects(body)
 
 
-def _write(path: Path, body: bytes) -> None:
-    """Write a cached object beside and rename; a folder that cannot be written is no error."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_MAGIC + hashlib.sha256(body).digest() + body)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except OSError:
-            os.unlink(name)
-            raise
-
-
-def _build(unit: str, road: Road) -> Objects:
-    """Compile `unit` in a subprocess."""
-    with tempfile.TemporaryDirectory(prefix="fastllm-build-") as folder:
-        out = os.path.join(folder, "object")
-        env = {
-            **os.environ,
-            **road.environment(),
-            "NUMBA_CACHE_DIR": folder,
-            "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
-        }
-        command = [sys.executable, "-m", "fastllm.kernels.build", unit, out]
-        try:
-            done = subprocess.run(
-                command, env=env, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise KernelError(f"kernel {unit} ({road.name}) could not be built: {error}") from error
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or [_ending(done.returncode)])[-1]
-            raise KernelError(
-                f"kernel {unit} ({road.name}) could not be built: {last}; "
-                "see it with: fastllm -v warmup"
-            ) from RuntimeError(f"the build wrote:\n{done.stderr}")
-        body = Path(out).read_bytes()
-    _write(object_path(unit, road), body)
-    return unpack_objects(body)
-
-
-def _ending(returncode: int) -> str:
-    """How a build ended that wrote nothing."""
-    if returncode == -signal.SIGKILL:
-        return f"it was killed; a build takes up to {_BUILD_BYTES // 1_000_000} MB of memory"
-    return f"no output, status {returncode}"
-
-
-def build_processes(num_units: int) -> int:
-    """How many builds run at once: one for each core this process may use, as memory allows."""
-    return max(1, min(num_units, default_threads(), available_bytes() // _BUILD_BYTES))
-
-
 class _Loader:
     """Units of this process, each loaded once."""
 
@@ -169,28 +130,48 @@ class _Loader:
 
     def load(self, unit: str, road: Road, objects: Objects) -> dict[str, int]:
         """Addresses of a unit's functions."""
-        import llvmlite.binding as llvm
-
         with self.lock:
             known = self.units.get((unit, road.name))
             if known is not None:
                 return known
-            llvm.initialize_native_target()
-            llvm.initialize_native_asmprinter()
-            # one execution engine a unit: symbol names of two units may be equal
-            target = llvm.Target.from_default_triple().create_target_machine(jit=True)
-            engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
-            for _, _, code in objects:
-                engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-            engine.finalize_object()
-            found = {}
-            for name, symbol, _ in objects:
-                found[name] = int(engine.get_function_address(symbol))
-                if not found[name]:
-                    raise KernelError(f"kernel {name}: symbol not found; remove {cache_root()}")
-            self.keep.append(engine)
+            keep, found = _place(objects)
+            self.keep.append(keep)
             self.units[unit, road.name] = found
             return found
+
+
+def _place(objects: Objects) -> tuple[Any, dict[str, int]]:
+    """Put a unit into memory; what holds it there, and the addresses of its functions."""
+    if elf.SUPPORTED:
+        try:
+            image = elf.Image([(symbol, code) for _, symbol, code in objects])
+        except elf.NotPlain:
+            pass  # LLVM knows every object
+        except OSError as error:
+            raise KernelError(f"kernels cannot be put into memory: {error}") from error
+        else:
+            names = (name for name, _, _ in objects)
+            return image, dict(zip(names, image.addresses, strict=True))
+    return _place_by_llvm(objects)
+
+
+def _place_by_llvm(objects: Objects) -> tuple[Any, dict[str, int]]:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    # one execution engine a unit: symbol names of two units may be equal
+    target = llvm.Target.from_default_triple().create_target_machine(jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
+    for _, _, code in objects:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    found = {}
+    for name, symbol, _ in objects:
+        found[name] = int(engine.get_function_address(symbol))
+        if not found[name]:
+            raise KernelError(f"kernel {name}: symbol not found; remove {cache_root()}")
+    return engine, found
 
 
 _LOADER = _Loader()
@@ -216,16 +197,9 @@ def addresses(
         else:
             found[unit] = cached
     if missing:
-        done = 0
-        if progress:
-            progress("compiling kernels for this machine (once)", 0.0)
-        with ThreadPoolExecutor(build_processes(len(missing))) as pool:
-            jobs = {unit: pool.submit(_build, unit, road) for unit in missing}
-            for unit, job in jobs.items():
-                found[unit] = job.result()
-                done += 1
-                if progress:
-                    progress(f"compiled {unit}", done / len(missing))
+        from fastllm.kernels import building  # and with it all that a build takes
+
+        found.update(building.build(missing, road, progress))
     out: dict[str, int] = {}
     for unit in units:
         known = _LOADER.units.get((unit, road.name))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import fastllm
 from fastllm.errors import KernelError
-from fastllm.kernels import objects
+from fastllm.kernels import building, objects
 from fastllm.kernels.interpreter_codes import PACK_ARGS
 from fastllm.kernels.layouts import LAYOUTS, pack_reference
 from fastllm.kernels.moves import move_table
@@ -50,7 +50,7 @@ def no_build(monkeypatch):
     def refuse(unit, road):
         raise AssertionError(f"{unit} was built")
 
-    monkeypatch.setattr(objects, "_build", refuse)
+    monkeypatch.setattr(building, "build_one", refuse)
 
 
 def check_packer(address):
@@ -133,8 +133,8 @@ def test_a_full_disk_leaves_no_half_file(cache, built, monkeypatch):
     def full(fd):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(objects.os, "fsync", full)
-    objects._write(cache, objects.pack_objects([("unit", "symbol", b"code")]))
+    monkeypatch.setattr(building.os, "fsync", full)
+    building.write(cache, objects.pack_objects([("unit", "symbol", b"code")]))
     assert list(cache.parent.iterdir()) == []
 
 
@@ -225,7 +225,7 @@ def test_verbose_shows_all_that_a_failed_build_wrote(cache):
 
 def test_a_build_that_was_killed_says_so(cache, monkeypatch):
     killed = subprocess.CompletedProcess([], -9, "", "")
-    monkeypatch.setattr(objects.subprocess, "run", lambda *args, **options: killed)
+    monkeypatch.setattr(building.subprocess, "run", lambda *args, **options: killed)
     with pytest.raises(KernelError, match="it was killed; a build takes up to 250 MB"):
         objects.addresses([UNIT], BEST)
 
@@ -235,9 +235,9 @@ def test_a_build_that_was_killed_says_so(cache, monkeypatch):
     [(9, 64, 100_000, 9), (9, 2, 100_000, 2), (9, 8, 800, 3), (9, 8, 10, 1), (1, 8, 9000, 1)],
 )
 def test_builds_at_once(monkeypatch, units, cores, megabytes, processes):
-    monkeypatch.setattr(objects, "default_threads", lambda: cores)
-    monkeypatch.setattr(objects, "available_bytes", lambda: megabytes * 1_000_000)
-    assert objects.build_processes(units) == processes
+    monkeypatch.setattr(building, "default_threads", lambda: cores)
+    monkeypatch.setattr(building, "available_bytes", lambda: megabytes * 1_000_000)
+    assert building.build_processes(units) == processes
 
 
 def test_a_call_frees_the_gil(built):
@@ -303,8 +303,25 @@ def test_roads_go_from_most_to_least():
     assert host_features()
 
 
+def test_features_are_those_that_llvm_finds():
+    import llvmlite.binding as llvm
+
+    theirs = {name for name, on in llvm.get_host_cpu_features().items() if on}
+    tiles = {"amx-tile", "amx-int8"}  # Linux may not grant them
+    for road in ROADS:
+        assert host_features() & road.needs - tiles == theirs & road.needs - tiles
+
+
+@pytest.mark.parametrize("by_llvm", [False, True])
+def test_a_kept_object_is_placed_either_way(cache, built, no_build, monkeypatch, by_llvm):
+    monkeypatch.setattr(objects.elf, "SUPPORTED", objects.elf.SUPPORTED and not by_llvm)
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(built)
+    check_packer(objects.addresses([UNIT], BEST)[UNIT])
+
+
 def test_a_second_process_imports_no_numba(python, tmp_path):
-    """Kernels ready: load a model, compute, and numba was never imported."""
+    """Kernels ready: load a model, compute, and neither numba nor llvmlite was imported."""
     from tests.golden.cases import case, materialize
 
     folder = materialize(case("llama"), tmp_path / "model")
@@ -322,9 +339,13 @@ def test_a_second_process_imports_no_numba(python, tmp_path):
         "runner.close()\n"
         "print(json.dumps(sorted(sys.modules)))\n"
     )
-    objects.addresses(["step", "pack", *UNITS, "mm_f32"])  # the first start may have to compile
+    objects.addresses(
+        ["step", "pack", "pick", *UNITS, "mm_f32"]
+    )  # the first start may have to compile
     done = python(code)
     assert done.returncode == 0, done.stderr
     modules = json.loads(done.stdout)
-    assert "llvmlite" in modules
     assert "numba" not in modules
+    assert ("llvmlite" in modules) == (not objects.elf.SUPPORTED)
+    # importlib.metadata imports a mail reader; a build's tools are for builds
+    assert not {"importlib.metadata", "email.message", "fastllm.kernels.building"} & set(modules)
