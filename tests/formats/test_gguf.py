@@ -6,8 +6,11 @@ import struct
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastllm.errors import FormatError, ModelNotFoundError, UnsupportedError
+from fastllm.formats import gguf_header
 from fastllm.formats.gguf import open_gguf
 from fastllm.formats.gguf_writer import NewTensor, Typed, write_gguf
 from tests.formats import samples
@@ -121,6 +124,26 @@ def test_strings_across_buffer_ends(tmp_path):
     metadata = open_gguf(tmp_path / "big.gguf").metadata
     assert metadata["tokens"] == tokens
     assert metadata["after"] == 1
+
+
+PIECES = st.one_of(
+    st.binary(max_size=12),
+    st.sampled_from(
+        [b"", b"\0", b"\0" * 9, b"x" * 255, b"y" * 256, b"\xe2\x82", b"\x05" + bytes(7)]
+    ),
+)
+
+
+@given(st.lists(st.tuples(PIECES, st.integers(1, 90)), max_size=12), st.integers(0, 40))
+def test_strings_in_runs_of_any_kind(runs, cut):
+    """Short ones, long ones, and those that look like the length of another."""
+    strings = [piece + str(i).encode() * bool(piece) for piece, count in runs for i in range(count)]
+    raw = b"".join(text(string) for string in strings)
+    buffer = b"?" * cut + raw + b"\7"  # and what follows, cut off
+    out = []
+    end = gguf_header._whole_strings(buffer, cut, len(strings) + (cut % 2), out)
+    assert end == cut + len(raw)
+    assert out == [string.decode("utf-8", "surrogateescape") for string in strings]
 
 
 def test_strings_that_are_not_utf8():
