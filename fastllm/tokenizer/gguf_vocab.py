@@ -14,12 +14,14 @@ from fastllm.errors import FormatError, UnsupportedError
 from fastllm.tokenizer import pre, sentencepiece_model, vocabulary
 from fastllm.tokenizer.fragments import LibraryFragments
 from fastllm.tokenizer.loaded import LoadedVocabulary
-from fastllm.tokenizer.special import SpecialSplitter, SplittingEncoder
+from fastllm.tokenizer.special import Cuts, Place, SpecialSplitter, SplittingEncoder
 from fastllm.tokenizer.vocabulary import Vocabulary, mark_end_tokens
 
 log = logging.getLogger(__name__)
 
-_KEY = "tokenizer.ggml."
+KEY = "tokenizer.ggml."
+OWN_KEY = "fastllm.tokenizer."  # what we write beside it; `to_gguf` says what they mean
+CUT_KEYS = ("lstrip", "rstrip", "single_word")
 MODELS = ("gpt2", "gemma4", "llama", "bert")
 
 
@@ -38,7 +40,7 @@ def load_gguf(metadata: Mapping[str, Any]) -> LoadedVocabulary:
     FormatError
         Keys are missing or contradict each other.
     """
-    model = metadata.get(_KEY + "model")
+    model = metadata.get(KEY + "model")
     if model not in MODELS:
         raise UnsupportedError(
             f"tokenizer.ggml.model = {str(model)[:80]!r} is not built; built: {', '.join(MODELS)}"
@@ -48,7 +50,7 @@ def load_gguf(metadata: Mapping[str, Any]) -> LoadedVocabulary:
     eos = _token_id(metadata, "eos_token_id", 2 if model == "llama" else None, found)
     if model == "bert":
         bos = _token_id(metadata, "cls_token_id", bos, found)
-    if _KEY + "token_type" not in metadata:
+    if KEY + "token_type" not in metadata:
         for i in (bos, eos):
             if i is not None:  # or it would be shown, and made out of user text
                 found.kinds[i] = vocabulary.CONTROL
@@ -58,13 +60,15 @@ def load_gguf(metadata: Mapping[str, Any]) -> LoadedVocabulary:
         if i is not None:  # named by the file: a marker, whatever kind it is said to be
             found.kinds[i] = vocabulary.CONTROL
     add_bos, add_space = model in ("llama", "gemma4"), model == "llama"
+    metaspace = metadata.get(OWN_KEY + "metaspace")
     suffix: tuple[int, ...] = ()
     if model == "llama":
-        add_space = bool(metadata.get(_KEY + "add_space_prefix", True))
+        add_space = bool(metadata.get(KEY + "add_space_prefix", True))
         scores = [0.0] * len(found.tokens)  # as ggml has it, where the file gives none
-        if _KEY + "scores" in metadata:
+        if KEY + "scores" in metadata:
             scores = _numbers(metadata, "scores", len(found.tokens))
-        fragment = sentencepiece_model.fragment_encoder(found, scores, add_space)
+        way = ("behind" if add_space else "never") if metaspace is None else str(metaspace)
+        fragment = sentencepiece_model.fragment_encoder(found, scores, way)
     elif model == "bert":
         fragment = _wordpiece(metadata, found)
         sep = _token_id(metadata, "seperator_token_id", 102, found)  # the format's own spelling
@@ -74,14 +78,14 @@ def load_gguf(metadata: Mapping[str, Any]) -> LoadedVocabulary:
         found.byte_level = rule.byte_level
         add_bos = add_bos or rule.add_bos
         fragment = _bpe(metadata, found, rule)
-    add_bos = bool(metadata.get(_KEY + "add_bos_token", add_bos))
-    if metadata.get(_KEY + "add_eos_token", False) and eos is not None:
+    add_bos = bool(metadata.get(KEY + "add_bos_token", add_bos))
+    if metadata.get(KEY + "add_eos_token", False) and eos is not None:
         suffix = (eos,)
     always = found.of_kind(vocabulary.USER_DEFINED)
     control = found.of_kind(vocabulary.CONTROL, vocabulary.UNKNOWN)
-    eat = _phi3_eaters(metadata, found, always | control)
+    cuts = _cuts(metadata, found, always | control)
     encoder = SplittingEncoder(
-        SpecialSplitter(always, eat), SpecialSplitter(always | control, eat), fragment
+        SpecialSplitter(always, cuts), SpecialSplitter(always | control, cuts), fragment
     )
     return LoadedVocabulary(
         vocabulary=found,
@@ -93,6 +97,7 @@ def load_gguf(metadata: Mapping[str, Any]) -> LoadedVocabulary:
         suffix_ids=suffix,
         strips_space=add_space or bool(found.continuation),
         chat_templates=_chat_templates(metadata),
+        cuts=cuts,
     )
 
 
@@ -105,7 +110,7 @@ def _read_tokens(metadata: Mapping[str, Any], byte_level: bool) -> Vocabulary:
         twice = next(text for i, text in enumerate(tokens) if ids[text] != i)
         raise FormatError(f"tokenizer.ggml.tokens holds {twice[:80]!r} twice; ids must be unique")
     kinds = bytearray([vocabulary.NORMAL]) * len(tokens)
-    if _KEY + "token_type" in metadata:
+    if KEY + "token_type" in metadata:
         numbers = _numbers(metadata, "token_type", len(tokens))
         try:
             kinds = bytearray(numbers)
@@ -120,7 +125,7 @@ def _read_tokens(metadata: Mapping[str, Any], byte_level: bool) -> Vocabulary:
 
 
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
-    value = metadata.get(_KEY + key)
+    value = metadata.get(KEY + key)
     if not isinstance(value, list) or not value:
         raise FormatError(f"tokenizer.ggml.{key} is missing or empty; the vocabulary needs it")
     if set(map(type, value)) != {str}:
@@ -139,7 +144,7 @@ def _is_broken(text: str) -> bool:
 
 def _numbers(metadata: Mapping[str, Any], key: str, count: int) -> list[Any]:
     """Return the first `count` entries of an array of numbers (a list or a NumPy array)."""
-    value: Any = metadata.get(_KEY + key)
+    value: Any = metadata.get(KEY + key)
     value = value.tolist() if hasattr(value, "tolist") else value
     length = len(value) if isinstance(value, list) else 0
     if not isinstance(value, list) or length < count:
@@ -153,12 +158,12 @@ def _token_id(
     metadata: Mapping[str, Any], key: str, default: int | None, found: Vocabulary
 ) -> int | None:
     """Return an id the file names; one outside the vocabulary counts as not named."""
-    value = metadata.get(_KEY + key, default)
+    value = metadata.get(KEY + key, default)
     return value if isinstance(value, int) and 0 <= value < len(found.tokens) else None
 
 
 def _pre_rule(metadata: Mapping[str, Any], model: str) -> pre.PreRule:
-    name = "gemma4" if model == "gemma4" else metadata.get(_KEY + "pre")
+    name = "gemma4" if model == "gemma4" else metadata.get(KEY + "pre")
     if not name:
         log.warning("tokenizer.ggml.pre is missing; words are split by the format's default rule")
         name = "default"
@@ -171,7 +176,7 @@ def _ordinary(metadata: Mapping[str, Any], found: Vocabulary) -> set[str]:
     A file with ``token_type`` says what is a control token (Gemma has an HTML ``</s>`` that is
     none); in one without it, an ordinary token is what merging can make.
     """
-    if _KEY + "token_type" in metadata:
+    if KEY + "token_type" in metadata:
         return set(vocabulary.END_TEXTS) - found.of_kind(vocabulary.CONTROL).keys()
     suspects = {
         text
@@ -183,14 +188,14 @@ def _ordinary(metadata: Mapping[str, Any], found: Vocabulary) -> set[str]:
     lengths = {len(text) + 1 for text in suspects}  # a merge line has a space more
     return suspects.intersection(
         line.replace(" ", "", 1)
-        for line in metadata.get(_KEY + "merges", ())
+        for line in metadata.get(KEY + "merges", ())
         if len(line) in lengths
     )
 
 
 def _bpe(
     metadata: Mapping[str, Any], found: Vocabulary, rule: pre.PreRule
-) -> Callable[[str, bool], list[int]]:
+) -> Callable[[str, Place], list[int]]:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     hidden = (vocabulary.CONTROL, vocabulary.UNKNOWN)
@@ -209,6 +214,8 @@ def _bpe(
     cuts: list[Any] = [
         pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns
     ]
+    if metadata.get(OWN_KEY + "normalizer") == "nfc":
+        tokenizer.normalizer = normalizers.NFC()
     if rule.byte_level:
         cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     else:
@@ -242,7 +249,7 @@ def _merges_within(ids: Mapping[str, int], merges: list[tuple[str, str]]) -> lis
     ]
 
 
-def _wordpiece(metadata: Mapping[str, Any], found: Vocabulary) -> Callable[[str, bool], list[int]]:
+def _wordpiece(metadata: Mapping[str, Any], found: Vocabulary) -> Callable[[str, Place], list[int]]:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     # GGUF marks the start of a word with U+2581; the library marks the continuation.
@@ -260,6 +267,23 @@ def _wordpiece(metadata: Mapping[str, Any], found: Vocabulary) -> Callable[[str,
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return LibraryFragments(tokenizer)
+
+
+def _cuts(metadata: Mapping[str, Any], found: Vocabulary, specials: Mapping[str, int]) -> Cuts:
+    """Return how special tokens want to be cut out; only files that we wrote say it themselves."""
+    own = {name: metadata.get(OWN_KEY + name) for name in CUT_KEYS}
+    if all(ids is None for ids in own.values()):
+        return Cuts(rstrip=_phi3_eaters(metadata, found, specials))
+    return Cuts(**{name: frozenset(_own_ids(name, ids)) for name, ids in own.items()})
+
+
+def _own_ids(name: str, ids: Any) -> list[int]:
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids
+    if ids is None:
+        return []
+    if not isinstance(ids, list) or not set(map(type, ids)) <= {int}:
+        raise FormatError(f"{OWN_KEY}{name} is not an array of token ids")
+    return ids
 
 
 def _phi3_eaters(

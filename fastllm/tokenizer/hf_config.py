@@ -9,6 +9,7 @@ from typing import Any
 
 from fastllm.errors import FormatError, ReadError
 from fastllm.formats.json_files import read_object
+from fastllm.tokenizer.special import Cuts
 from fastllm.tokenizer.vocabulary import MAX_TOKEN_ID
 
 Files = Mapping[str, str | PathLike[str]]
@@ -159,6 +160,16 @@ class TokenizerConfig:
         if "chat_template.jinja" in files:
             templates["default"] = read_text(files["chat_template.jinja"])
         return templates
+
+    def cuts(self, ids: Mapping[str, int]) -> Cuts:
+        """Return how the added and special tokens among `ids` want to be cut out."""
+        tokens = (*self.special_texts.values(), *self.added_tokens)  # the latter know more
+        last = {ids[token.text]: token for token in tokens if token.text in ids}
+        return Cuts(
+            frozenset(i for i, token in last.items() if token.lstrip),
+            frozenset(i for i, token in last.items() if token.rstrip),
+            frozenset(i for i, token in last.items() if token.single_word),
+        )
 
     def special_id(self, name: str, ids: Mapping[str, int]) -> int | None:
         """Return the id of "bos_token" or "eos_token", by its text or from config.json."""

@@ -58,16 +58,17 @@ def load(path: str | PathLike[str], config: TokenizerConfig) -> LoadedVocabulary
         if i >= size and found.kinds[i] == vocabulary.USER_DEFINED
     }
     control = found.of_kind(vocabulary.CONTROL, vocabulary.UNKNOWN)
+    cuts = config.cuts(found.ids)
     encoder = SplittingEncoder(
-        SpecialSplitter(always),
-        SpecialSplitter(always | control),
+        SpecialSplitter(always, cuts),
+        SpecialSplitter(always | control, cuts),
         SentencepieceFragments(library),
     )
     first = library.encode("a", out_type=str)[:1]
     adds_space = bool(first) and first[0].startswith(vocabulary.SPACE)
     bos = config.special_id("bos_token", found.ids)
     prefix = () if bos is None else (bos,)
-    return finish_hf(found, config, encoder.encode, prefix, (), adds_space)
+    return finish_hf(found, config, encoder.encode, prefix, (), adds_space, cuts=cuts)
 
 
 def _kind(library: Any, i: int) -> int:

@@ -18,6 +18,7 @@ from fastllm.tokenizer.hf_config import Files, TokenizerConfig, read_text
 from fastllm.tokenizer.library_encoder import LibraryEncoder
 from fastllm.tokenizer.loaded import LoadedVocabulary, finish_hf, id_table
 from fastllm.tokenizer.pre import pre_rule
+from fastllm.tokenizer.special import Cuts
 
 if TYPE_CHECKING:
     import tokenizers
@@ -44,15 +45,31 @@ def load_hf(
     UnsupportedError, FormatError, ReadError
     """
     config = TokenizerConfig(files, model_config, generation_config)
+    tokenizer = open_library(files, config)
+    if tokenizer is None:
+        return hf_sentencepiece.load(files["tokenizer.model"], config)
+    # transformers drops add_bos_token and add_eos_token beside tokenizer.json: the file has a
+    # post-processor
+    return from_library(tokenizer, config, overruled="tokenizer.json" not in files)
+
+
+def open_library(files: Files, config: TokenizerConfig) -> tokenizers.Tokenizer | None:
+    """Return the object of ``tokenizers`` that runs a folder's files; None: ``sentencepiece`` does.
+
+    Raises
+    ------
+    ModelNotFoundError
+        None of the files that hold a vocabulary is there.
+    FormatError, ReadError
+    """
     if "tokenizer.json" in files:
         tokenizer = _open_tokenizer_json(files["tokenizer.json"])
         _add_tokens(tokenizer, config)
-        # transformers drops add_bos_token and add_eos_token here: the file has a post-processor
-        return _from_library(tokenizer, config, overruled=False)
+        return tokenizer
     if "tokenizer.model" in files:
-        return hf_sentencepiece.load(files["tokenizer.model"], config)
+        return None
     if "vocab.json" in files and "merges.txt" in files:
-        return _from_library(_open_gpt2(files, config), config)
+        return _open_gpt2(files, config)
     raise ModelNotFoundError(
         "no tokenizer in the folder: it needs tokenizer.json, tokenizer.model, or vocab.json with "
         "merges.txt; without one only token ids work"
@@ -107,7 +124,7 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig) -> Non
     named = [token for text, token in config.special_texts.items() if text not in texts]
     for token in (*config.added_tokens, *named):
         there = known.get(token.text)
-        if there is not None and (there.special or not token.special):
+        if there is not None and (there.special or not token.special or _is_space(token.text)):
             continue
         if there is None and tokenizer.token_to_id(token.text) is None:
             wanted = config.added.get(token.text)
@@ -132,17 +149,39 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig) -> Non
         )
 
 
-def _from_library(
+def _is_space(text: str) -> bool:
+    """Whether a token is nothing but white space: then it is text, whatever a list of names says.
+
+    transformers 5 names Gemma's runs of spaces and line ends among the special tokens, and leaves
+    them ordinary ones in tokenizer.json.
+    """
+    return not text.replace(vocabulary.SPACE, " ").strip()
+
+
+def from_library(
     tokenizer: tokenizers.Tokenizer, config: TokenizerConfig, overruled: bool = True
 ) -> LoadedVocabulary:
+    """Return what an object of ``tokenizers`` holds, with what the files beside it say.
+
+    Parameters
+    ----------
+    overruled : bool
+        As in `loaded.finish_hf`.
+    """
     byte_level, strips_space, continuation = _spelling(tokenizer)
     found = id_table(tokenizer.get_vocab(with_added_tokens=True), byte_level)
     found.continuation = continuation
-    for i, added in tokenizer.get_added_tokens_decoder().items():
+    marked = tokenizer.get_added_tokens_decoder()
+    for i, added in marked.items():
         found.kinds[i] = vocabulary.CONTROL if added.special else vocabulary.USER_DEFINED
+    cuts = Cuts(
+        frozenset(i for i, added in marked.items() if added.lstrip),
+        frozenset(i for i, added in marked.items() if added.rstrip),
+        frozenset(i for i, added in marked.items() if added.single_word),
+    )
     prefix, suffix = _around(tokenizer)
-    encode = LibraryEncoder(tokenizer, found.of_kind(vocabulary.CONTROL)).encode
-    return finish_hf(found, config, encode, prefix, suffix, strips_space, overruled)
+    encode = LibraryEncoder(tokenizer, found.of_kind(vocabulary.CONTROL), cuts).encode
+    return finish_hf(found, config, encode, prefix, suffix, strips_space, overruled, cuts)
 
 
 def _spelling(tokenizer: tokenizers.Tokenizer) -> tuple[bool, bool, str]:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastllm.tokenizer.special import SHIELD, SpecialSplitter
+from fastllm.tokenizer.special import PLAIN, SHIELD, Cuts, SpecialSplitter
 
 if TYPE_CHECKING:
     import tokenizers
@@ -34,16 +34,19 @@ class LibraryEncoder:
     tokenizer : tokenizers.Tokenizer
     control : mapping of str to int
         Control texts and their ids.
+    cuts : Cuts
+        How some of them want to be cut out.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, control: Mapping[str, int]) -> None:
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, control: Mapping[str, int], cuts: Cuts = PLAIN
+    ) -> None:
         self._tokenizer = tokenizer
         self._led: tokenizers.Tokenizer | None = None
-        self._control = SpecialSplitter(control)
+        # White space stays where it is: the library, which sees it again, swallows it itself.
+        self._control = SpecialSplitter(control, Cuts(single_word=cuts.single_word))
         self._text_of = {i: text for text, i in control.items()}
-        added = tokenizer.get_added_tokens_decoder()
-        self._lstrip = frozenset(i for i, token in added.items() if token.lstrip)
-        self._rstrip = frozenset(i for i, token in added.items() if token.rstrip)
+        self._cuts = cuts
         self._lock = threading.Lock()  # the flag belongs to the shared object
 
     def encode(self, text: str, parse_special: bool) -> list[int]:
@@ -91,9 +94,9 @@ class LibraryEncoder:
                 yield "".join(run), False
                 run = []
             shown = part.replace(SHIELD, "")
-            if before in self._rstrip:
+            if before in self._cuts.rstrip:
                 shown = shown.lstrip()
-            if isinstance(after, int) and after in self._lstrip:
+            if isinstance(after, int) and after in self._cuts.lstrip:
                 shown = shown.rstrip()
             if shown:
                 yield shown, True

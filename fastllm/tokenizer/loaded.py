@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fastllm.errors import FormatError
 from fastllm.tokenizer import vocabulary
 from fastllm.tokenizer.hf_config import TokenizerConfig
+from fastllm.tokenizer.special import PLAIN, Cuts
 from fastllm.tokenizer.vocabulary import MAX_TOKEN_ID, Vocabulary, mark_end_tokens
 
 
@@ -29,6 +30,8 @@ class LoadedVocabulary:
         Encoding put a space before the text, so decoding takes one away.
     chat_templates : dict
         Name to source; the ordinary one is "default".
+    cuts : Cuts
+        How some special tokens want to be cut out of a text.
     """
 
     vocabulary: Vocabulary
@@ -40,6 +43,7 @@ class LoadedVocabulary:
     suffix_ids: tuple[int, ...]
     strips_space: bool
     chat_templates: dict[str, str]
+    cuts: Cuts = PLAIN
 
 
 def id_table(ids: Mapping[str, int], byte_level: bool) -> Vocabulary:
@@ -72,6 +76,7 @@ def finish_hf(
     suffix: tuple[int, ...],
     strips_space: bool,
     overruled: bool = True,
+    cuts: Cuts = PLAIN,
 ) -> LoadedVocabulary:
     """Join a vocabulary of a Hugging Face folder with what its configuration says.
 
@@ -81,6 +86,8 @@ def finish_hf(
         What the vocabulary's own file puts around a text.
     overruled : bool
         ``add_bos_token`` and ``add_eos_token`` of tokenizer_config.json decide instead.
+    cuts : Cuts
+        How some special tokens want to be cut out of a text.
     """
     bos = config.special_id("bos_token", found.ids)
     eos = config.special_id("eos_token", found.ids)
@@ -102,4 +109,5 @@ def finish_hf(
         suffix_ids=suffix,
         strips_space=strips_space,
         chat_templates=config.chat_templates,
+        cuts=cuts,
     )

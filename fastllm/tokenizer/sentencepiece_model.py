@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from fastllm.errors import FormatError
+from fastllm.errors import FormatError, ReadError
 from fastllm.tokenizer.fragments import SentencepieceFragments
+from fastllm.tokenizer.special import Place
 from fastllm.tokenizer.vocabulary import (
     BYTE,
     CONTROL,
@@ -26,13 +28,13 @@ from fastllm.tokenizer.vocabulary import (
     Vocabulary,
 )
 
-_VARINT, _BYTES, _FLOAT = 0, 2, 5  # wire types
+_VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5  # wire types
 _MODEL_PIECE, _MODEL_TRAINER, _MODEL_NORMALIZER = 1, 2, 3
 _PIECE_TEXT, _PIECE_SCORE, _PIECE_TYPE = 1, 2, 3
 _TRAINER_TYPE, _TRAINER_BYTE_FALLBACK, _TRAINER_UNK_ID = 3, 35, 40
 _TRAINER_BOS_ID, _TRAINER_EOS_ID, _TRAINER_PAD_ID = 41, 42, 43
 _NORMALIZER_NAME, _NORMALIZER_DUMMY_PREFIX, _NORMALIZER_SQUEEZE, _NORMALIZER_ESCAPE = 1, 3, 4, 5
-_TYPE_BPE = 2
+_TYPE_UNIGRAM, _TYPE_BPE = 1, 2
 _ABSENT = (1 << 64) - 1  # -1 as a varint: no such token
 
 
@@ -127,6 +129,73 @@ def with_control_pieces(proto: bytes, ids: frozenset[int]) -> bytes:
     return b"".join(out)
 
 
+@dataclass(frozen=True)
+class SentencepieceModel:
+    """What a ``tokenizer.model`` file says, as far as sentencepiece's own object does not.
+
+    Attributes
+    ----------
+    is_bpe : bool
+    scores : tuple of float
+        One for each piece.
+    user_defined : tuple of int
+        Pieces that are cut out of any text.
+    """
+
+    is_bpe: bool
+    scores: tuple[float, ...]
+    user_defined: tuple[int, ...]
+
+
+def read_model(path: str) -> SentencepieceModel:
+    """Read a ``tokenizer.model`` file.
+
+    Raises
+    ------
+    FormatError
+        It is not a sentencepiece model.
+    ReadError
+        The disk refused.
+    """
+    try:
+        with open(path, "rb") as file:
+            proto = file.read()
+    except OSError as error:
+        raise ReadError(f"{path}: cannot be read: {error.strerror}") from error
+    kind = _TYPE_UNIGRAM
+    scores: list[float] = []
+    user_defined: list[int] = []
+    try:
+        for field, content in _fields(proto):
+            if field == _MODEL_TRAINER:
+                kind = dict(_fields(content)).get(_TRAINER_TYPE, kind)
+            elif field == _MODEL_PIECE:
+                piece = dict(_fields(content))
+                if piece.get(_PIECE_TYPE, NORMAL) == USER_DEFINED:
+                    user_defined.append(len(scores))
+                scores.append(struct.unpack("<f", piece.get(_PIECE_SCORE, bytes(4)))[0])
+    except (IndexError, TypeError, struct.error) as error:
+        raise FormatError(f"{path}: is not a sentencepiece vocabulary") from error
+    return SentencepieceModel(kind == _TYPE_BPE, tuple(scores), tuple(user_defined))
+
+
+def _fields(raw: Any) -> Iterator[tuple[int, Any]]:
+    """Yield number and value of a message's fields: int, or bytes not looked into."""
+    at = 0
+    while at < len(raw):
+        tag, at = _read_varint(raw, at)
+        wire = tag & 7
+        if wire == _VARINT:
+            value, at = _read_varint(raw, at)
+            yield tag >> 3, value
+            continue
+        length = {_DOUBLE: 8, _FLOAT: 4}.get(wire)
+        if length is None:
+            length, at = _read_varint(raw, at)
+        yield tag >> 3, raw[at : at + length]
+        at += length
+
+
 def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while raw[at] & 0x80:
@@ -149,15 +218,14 @@ def processor(proto: bytes, where: str) -> Any:
 
 
 def fragment_encoder(
-    found: Vocabulary, scores: Sequence[float], add_space: bool
-) -> Callable[[str, bool], list[int]]:
+    found: Vocabulary, scores: Sequence[float], add_space: str
+) -> Callable[[str, Place], list[int]]:
     """Return the encoder of text between special tokens.
 
     Parameters
     ----------
-    add_space : bool
-        Put a space before the text's start and after every special token, as the file's
-        ``add_space_prefix`` asks.
+    add_space : str
+        As in `SentencepieceFragments`.
     """
     try:
         proto = model_proto(found, scores)

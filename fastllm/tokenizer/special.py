@@ -12,10 +12,50 @@ does not recognise the broken text, and the mark is taken out after the cut.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
 
 SHIELD = "\ufdd0"  # a Unicode noncharacter: reserved for use inside a program, never for text
-_ASCII_SPACES = " \t\n\v\f\r"
+# Unicode's White_Space. Python's `isspace` has four separators more, which the libraries lack.
+_SPACES = frozenset(" \t\n\v\f\r\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000").union(
+    map(chr, range(0x2000, 0x200B))
+)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """How some special tokens want to be cut out of a text; fields are sets of ids.
+
+    Attributes
+    ----------
+    lstrip, rstrip : frozenset of int
+        They swallow the white space before or behind them.
+    single_word : frozenset of int
+        They are not found inside words.
+    """
+
+    lstrip: frozenset[int] = frozenset()
+    rstrip: frozenset[int] = frozenset()
+    single_word: frozenset[int] = frozenset()
+
+
+PLAIN = Cuts()
+
+
+def is_word(char: str) -> bool:
+    r"""Return whether a character is one of words, as Unicode's ``\w`` has it."""
+    category = unicodedata.category(char)
+    return (
+        category[0] in "LM"
+        or category in ("Nd", "Nl", "Pc")
+        or char in "\u200c\u200d"
+        or "\u24b6" <= char <= "\u24e9"  # letters in circles; here and below, in squares
+        or "\U0001f130" <= char <= "\U0001f149"
+        or "\U0001f150" <= char <= "\U0001f169"
+        or "\U0001f170" <= char <= "\U0001f189"
+    )
 
 
 class SpecialSplitter:
@@ -25,13 +65,13 @@ class SpecialSplitter:
     ----------
     tokens : mapping of str to int
         Text to id.
-    eat_spaces_after : collection of int
-        Ids that swallow the white space that follows them (``rstrip`` in Hugging Face's words).
+    cuts : Cuts
+        What is special about some of them.
     """
 
-    def __init__(self, tokens: Mapping[str, int], eat_spaces_after: frozenset[int] = frozenset()):
+    def __init__(self, tokens: Mapping[str, int], cuts: Cuts = PLAIN):
         self._tokens = {text: i for text, i in tokens.items() if text}
-        self._eat = eat_spaces_after
+        self._cuts = cuts
         lengths: dict[str, set[int]] = {}
         for text in self._tokens:
             lengths.setdefault(text[0], set()).add(len(text))
@@ -48,14 +88,21 @@ class SpecialSplitter:
             if not piece:
                 at += 1
                 continue
-            if at > done:
-                yield text[done:at]
             token_id = self._tokens[piece]
+            start, end = at, at + len(piece)
+            if token_id in self._cuts.single_word and (
+                is_word(text[start - 1 : start] or " ") or is_word(text[end : end + 1] or " ")
+            ):
+                at = end
+                continue
+            while token_id in self._cuts.lstrip and start > done and text[start - 1] in _SPACES:
+                start -= 1
+            while token_id in self._cuts.rstrip and end < len(text) and text[end] in _SPACES:
+                end += 1
+            if start > done:
+                yield text[done:start]
             yield token_id
-            done = at + len(piece)
-            while token_id in self._eat and done < len(text) and text[done] in _ASCII_SPACES:
-                done += 1
-            at = done
+            done = at = end
         if done < len(text):
             yield text[done:]
 
@@ -77,6 +124,13 @@ class SpecialSplitter:
         return ""
 
 
+class Place(Enum):
+    """Where a fragment stands: at the text's start, or behind a special token."""
+
+    START = 0
+    BEHIND_SPECIAL = 1
+
+
 class SplittingEncoder:
     """Text to ids: special tokens by `SpecialSplitter`, what lies between by `encode_fragment`.
 
@@ -85,14 +139,14 @@ class SplittingEncoder:
     always, trusted : SpecialSplitter
         Tokens cut out of any text, and those cut out of trusted text (which include the former).
     encode_fragment : callable
-        ``(text, starts)`` to ids; `starts` is true at the start and after a special token.
+        ``(text, place)`` to ids; `place` says where in the whole text it stands.
     """
 
     def __init__(
         self,
         always: SpecialSplitter,
         trusted: SpecialSplitter,
-        encode_fragment: Callable[[str, bool], list[int]],
+        encode_fragment: Callable[[str, Place], list[int]],
     ):
         self._always = always
         self._trusted = trusted
@@ -101,14 +155,13 @@ class SplittingEncoder:
     def encode(self, text: str, parse_special: bool) -> list[int]:
         """Return the ids of `text`, with no BOS or EOS around them."""
         ids: list[int] = []
-        starts = True
+        place = Place.START
         for part in (self._trusted if parse_special else self._always).split(text):
             if isinstance(part, int):
                 ids.append(part)
-                starts = True
+                place = Place.BEHIND_SPECIAL
                 continue
             fragment = part.replace(SHIELD, "") if parse_special else part
             if fragment:
-                ids += self._encode_fragment(fragment, starts)
-                starts = False
+                ids += self._encode_fragment(fragment, place)
         return ids

@@ -87,7 +87,7 @@ class Vocabulary:
             return b""  # matrices are padded beyond the vocabulary; such a row has no text
         text, kind = self.tokens[token_id], self.kinds[token_id]
         if kind in (CONTROL, UNKNOWN):
-            return text.encode()
+            return (text if self.byte_level else text.replace(SPACE, " ")).encode()
         if self.continuation:
             mark = self.continuation
             return (text[len(mark) :] if text.startswith(mark) else " " + text).encode()
