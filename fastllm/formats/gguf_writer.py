@@ -228,6 +228,17 @@ def _number(number: int, value: Any) -> bytes:
         return np.array(value, dtype).tobytes()
 
 
+def type_of_value(value: Any) -> str:
+    """Return the GGUF type that `write_gguf` gives a metadata value.
+
+    Raises
+    ------
+    TypeError, ValueError
+        GGUF cannot hold it.
+    """
+    return value.type if isinstance(value, Typed) else _infer(value)[0]
+
+
 def _infer(value: Any) -> tuple[str, Any]:
     """Return the GGUF type that a Python value gets, and the value."""
     if isinstance(value, np.generic):

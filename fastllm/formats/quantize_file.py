@@ -1,4 +1,4 @@
-"""Rewrite a GGUF model with its matrices in another type, a few megabytes at a time."""
+"""Write a GGUF model with its matrices in another type, a few megabytes at a time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def quantize_checkpoint(
     Parameters
     ----------
     source : Checkpoint
-        A GGUF model.
+        A GGUF model; of a Hugging Face folder what `conversion.as_gguf` makes of it.
     path : path
         Gets its name when whole; nothing is left behind after an error.
     type : str
@@ -77,7 +77,7 @@ def quantize_checkpoint(
     Raises
     ------
     UnsupportedError
-        The source is a Hugging Face folder.
+        The source is a Hugging Face folder as it is.
     RequestError
         A type that is not offered, a source without tensors, or `path` is the source itself.
     FormatError
@@ -86,7 +86,9 @@ def quantize_checkpoint(
         The disk refused.
     """
     if source.kind != "gguf":
-        raise UnsupportedError(f"{source.path}: only GGUF files can be rewritten yet")
+        raise UnsupportedError(
+            f"{source.path}: is no GGUF model; conversion.as_gguf makes one of it"
+        )
     if type not in MIXTURES:
         raise RequestError(f"cannot quantize to {type!r}; can: {', '.join(MIXTURES)}")
     if not source.tensors:

@@ -105,6 +105,10 @@ class BoundModel:
             role = self.decoder.lm_head.weight
         return self._matrices[role]
 
+    def segments(self, role: str) -> tuple[RowSegment, ...]:
+        """Return where a matrix or a vector lies; `KeyError` where the decoder has none."""
+        return self._vectors[role] if role in self._vectors else self.matrix(role).segments
+
     def vector(self, role: str) -> NDArray[np.float32]:
         """Read a norm's weights or a bias.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from fastllm.config import ModelConfig
 from fastllm.errors import FormatError, UnsupportedError
 from fastllm.models.keys import MAX_VOCAB, Keys, shown
 
@@ -104,6 +107,32 @@ def gguf_vocab_size(keys: Keys) -> int:
         if length:
             return length
     return keys.integer("vocab_size", high=MAX_VOCAB)
+
+
+def sizes_to_gguf(config: ModelConfig) -> dict[str, object]:
+    """Return the sizes that every GGUF file states, without the architecture's prefix."""
+    return {
+        "vocab_size": config.vocab_size,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+    }
+
+
+def prefixed(
+    keys: Mapping[str, object], architecture: str, hidden_act: str, default: str
+) -> dict[str, object]:
+    """Return GGUF keys with their prefix, the architecture before them, an unusual act behind."""
+    named: dict[str, object] = {"general.architecture": architecture}
+    named |= {f"{architecture}.{key}": value for key, value in keys.items()}
+    if hidden_act != default:
+        named["fastllm.hidden_act"] = hidden_act
+    return named
 
 
 def sliding_layers_from_hf(

@@ -9,7 +9,7 @@ from fastllm.config import ModelConfig, RopeConfig
 from fastllm.models import config_keys, foreign_keys, names, parts, rope
 from fastllm.models.keys import MAX_LAYERS, MAX_VOCAB, Keys
 from fastllm.models.layers import Branch, Decoder, Layer
-from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
+from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf, rope_to_gguf
 
 GGUF_ARCHITECTURE = "falcon"
 # In falcon's new decoder the norm before attention is `ln_attn`, the one before the MLP `ln_mlp`;
@@ -163,6 +163,16 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
     )
     keys.refuse_unread(foreign_keys.GGUF)
     return read
+
+
+def config_to_gguf(config: FalconConfig) -> dict[str, object]:
+    """Return GGUF metadata."""
+    keys = {
+        **config_keys.sizes_to_gguf(config),
+        "attention.layer_norm_epsilon": config.layer_norm_eps,
+        **rope_to_gguf(config.rope),
+    }
+    return config_keys.prefixed(keys, GGUF_ARCHITECTURE, config.hidden_act, "gelu")
 
 
 def decoder(config: FalconConfig, source: str) -> Decoder:  # noqa: ARG001  (alike in both)

@@ -34,6 +34,8 @@ class Family:
         config.json, decoded, to the family's config.
     config_from_gguf : callable
         GGUF metadata and the names of the tensors to the same config.
+    config_to_gguf : callable
+        That config to GGUF metadata, which `config_from_gguf` reads back.
     decoder : callable
         That config and "hf" or "gguf" to the layers.
     names : Names
@@ -44,7 +46,8 @@ class Family:
 
     config_from_hf: Callable[[Mapping[str, object]], ModelConfig]
     config_from_gguf: Callable[[Mapping[str, object], Collection[str]], ModelConfig]
-    # Takes the config class of its own family, hence Any.
+    # These take the config class of their own family, hence Any.
+    config_to_gguf: Callable[[Any], dict[str, object]]
     decoder: Callable[[Any, str], Decoder]
     names: Names
     gguf_architecture: str
@@ -54,6 +57,7 @@ def _family(module: Any) -> Family:
     return Family(
         module.config_from_hf,
         module.config_from_gguf,
+        module.config_to_gguf,
         module.decoder,
         module.NAMES,
         module.GGUF_ARCHITECTURE,

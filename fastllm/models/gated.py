@@ -13,7 +13,7 @@ from fastllm.errors import UnsupportedError
 from fastllm.models import config_keys, parts, rope
 from fastllm.models.keys import MAX_LAYERS, MAX_SIZE, MAX_VOCAB, Keys
 from fastllm.models.layers import Branch, Decoder, Layer, Norm
-from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf
+from fastllm.models.rope_keys import rope_from_gguf, rope_from_hf, rope_to_gguf
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,37 @@ def config_from_gguf(
         mlp_bias="blk.0.ffn_down.bias" in tensor_names,
         query_pre_attn_scalar=max(scale, 1e-6) ** -2 if scale else float(head_dim),
     )
+
+
+def config_to_gguf(
+    config: GatedConfig, architecture: str, *, hidden_act: str = "silu"
+) -> dict[str, object]:
+    """Return GGUF metadata: what `config_from_gguf` reads, every key said.
+
+    Parameters
+    ----------
+    config : GatedConfig
+    architecture : str
+        Value of ``general.architecture``, and the keys' prefix.
+    hidden_act : str
+        The activation that readers take where the file says none.
+    """
+    keys = {
+        **config_keys.sizes_to_gguf(config),
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        **rope_to_gguf(config.rope),
+    }
+    if config.sliding_window is not None:
+        keys["attention.sliding_window"] = config.sliding_window
+        if not all(config.sliding_layers):
+            keys["attention.sliding_window_pattern"] = list(config.sliding_layers)
+    if config.local_rope is not None:
+        keys["rope.freq_base_swa"] = config.local_rope.theta
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        cap = getattr(config, name)
+        if cap is not None:
+            keys[name] = cap
+    return config_keys.prefixed(keys, architecture, config.hidden_act, hidden_act)
 
 
 def gated_decoder(

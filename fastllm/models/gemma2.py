@@ -95,6 +95,25 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
     return read
 
 
+def gemma_to_gguf(config: GatedConfig, architecture: str, num_layers_27b: int) -> dict[str, object]:
+    """Return GGUF metadata of gemma 2 and 3; the scale only where no reader would guess it."""
+    keys = gated.config_to_gguf(config, architecture, hidden_act="gelu_tanh")
+    guessed = config.head_dim
+    if config.num_hidden_layers == num_layers_27b:
+        guessed = config.hidden_size // config.num_attention_heads
+    if config.query_pre_attn_scalar != guessed:
+        keys[f"{architecture}.attention.scale"] = config.query_pre_attn_scalar**-0.5
+    return keys
+
+
+def config_to_gguf(config: GatedConfig) -> dict[str, object]:
+    """Return GGUF metadata; a cap of 0 is none, and no cap said is this family's own."""
+    keys = gemma_to_gguf(config, GGUF_ARCHITECTURE, NUM_LAYERS_27B)
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        keys.setdefault(f"{GGUF_ARCHITECTURE}.{name}", 0.0)
+    return keys
+
+
 def gemma_decoder(config: GatedConfig, source: str, *, qk_norm: bool) -> Decoder:
     """Return the layers of gemma 2 and 3.
 

@@ -9,7 +9,7 @@ from fastllm.config import RopeConfig
 from fastllm.errors import FormatError
 from fastllm.models import config_keys, foreign_keys, gated, names
 from fastllm.models.gated import GatedConfig
-from fastllm.models.gemma2 import gemma_decoder, gguf_query_scalar, soft_cap
+from fastllm.models.gemma2 import gemma_decoder, gemma_to_gguf, gguf_query_scalar, soft_cap
 from fastllm.models.keys import MAX_LAYERS, Keys, shown
 from fastllm.models.layers import Decoder
 from fastllm.models.rope_keys import MIN_THETA, rope_from_hf
@@ -136,6 +136,11 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
         ),
         sliding_layers=config_keys.sliding_layers_from_gguf(keys, read.num_hidden_layers, PATTERN),
     )
+
+
+def config_to_gguf(config: GatedConfig) -> dict[str, object]:
+    """Return GGUF metadata."""
+    return gemma_to_gguf(config, GGUF_ARCHITECTURE, NUM_LAYERS_27B)
 
 
 def decoder(config: GatedConfig, source: str) -> Decoder:

@@ -37,6 +37,11 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
     return read
 
 
+def config_to_gguf(config: GatedConfig) -> dict[str, object]:
+    """Return GGUF metadata."""
+    return gated.config_to_gguf(config, GGUF_ARCHITECTURE)
+
+
 def decoder(config: GatedConfig, source: str) -> Decoder:
     """Return the layers; GGUF files hold the rows of q and k in the order of rotated pairs."""
     return gated.gated_decoder(config, rope_style="pairs" if source == "gguf" else "half")

@@ -12,6 +12,7 @@ from fastllm.models.keys import Keys
 NAMES = llama.NAMES
 GGUF_ARCHITECTURE = "llama"
 config_from_gguf = llama.config_from_gguf
+config_to_gguf = llama.config_to_gguf
 decoder = llama.decoder
 # What transformers takes where config.json has no such key.
 DEFAULTS = {"sliding_window": 4096, "num_key_value_heads": 8}

@@ -149,6 +149,17 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
     return read
 
 
+def config_to_gguf(config: OPTConfig) -> dict[str, object]:
+    """Return GGUF metadata."""
+    keys = {
+        **config_keys.sizes_to_gguf(config),
+        "attention.layer_norm_epsilon": config.layer_norm_eps,
+        "word_embed_proj_dim": config.word_embed_proj_dim,
+        "do_layer_norm_before": config.do_layer_norm_before,
+    }
+    return config_keys.prefixed(keys, GGUF_ARCHITECTURE, config.hidden_act, "relu")
+
+
 def decoder(config: OPTConfig, source: str) -> Decoder:  # noqa: ARG001  (alike in both)
     """Return the layers."""
 

@@ -32,6 +32,11 @@ def config_from_gguf(metadata: Mapping[str, object], tensor_names: Collection[st
     return read
 
 
+def config_to_gguf(config: GatedConfig) -> dict[str, object]:
+    """Return GGUF metadata."""
+    return gated.config_to_gguf(config, GGUF_ARCHITECTURE)
+
+
 def decoder(config: GatedConfig, source: str) -> Decoder:  # noqa: ARG001  (alike in both)
     """Return the layers."""
     return gated.gated_decoder(config, qk_norm=True)

@@ -157,6 +157,23 @@ def attention_factor(rope: RopeConfig, num_tokens: int) -> float:  # noqa: ARG00
     return 1.0
 
 
+def tables(rope: RopeConfig) -> dict[str, NDArray[np.float32]]:
+    """Return the tables of divisors that a GGUF file holds as tensors, by their names.
+
+    LongRoPE's two, and llama3's smoothing, which has no keys there. A value is float32[rotary_dim
+    / 2].
+    """
+    if rope.scaling == "longrope":
+        return {
+            "rope_factors_short.weight": np.array(rope.short_factor, np.float32),
+            "rope_factors_long.weight": np.array(rope.long_factor, np.float32),
+        }
+    if rope.scaling != "llama3":
+        return {}
+    plain = inv_freq(RopeConfig(theta=rope.theta, rotary_dim=rope.rotary_dim), 1)
+    return {"rope_freqs.weight": (plain / inv_freq(rope, 1)).astype(np.float32)}
+
+
 def _mscale(factor: float, weight: float) -> float:
     return 0.1 * weight * math.log(factor) + 1.0
 

@@ -203,6 +203,34 @@ def longrope_from_gguf(keys: Keys, rope: RopeConfig, max_positions: int) -> Rope
     )
 
 
+def rope_to_gguf(rope: RopeConfig) -> dict[str, object]:
+    """Return the keys of a rotation that `rope_from_gguf` reads, without their prefix.
+
+    What has no key lies in tensors (`rope.tables`), or comes back otherwise, which whoever writes a
+    file checks.
+    """
+    keys: dict[str, object] = {
+        "rope.dimension_count": rope.rotary_dim,
+        "rope.freq_base": rope.theta,
+    }
+    if rope.scaling in ("none", "llama3"):
+        return keys
+    keys["rope.scaling.type"] = rope.scaling
+    if rope.scaling == "linear":
+        return {**keys, "rope.scaling.factor": rope.factor}
+    keys["rope.scaling.original_context_length"] = rope.original_max_position_embeddings
+    factor = attention_factor(rope, rope.original_max_position_embeddings)
+    if rope.scaling == "longrope":
+        return {**keys, "rope.scaling.attn_factor": factor}
+    keys["rope.scaling.factor"] = rope.factor
+    keys["rope.scaling.yarn_beta_fast"] = rope.beta_fast
+    keys["rope.scaling.yarn_beta_slow"] = rope.beta_slow
+    usual = attention_factor(RopeConfig(scaling="yarn", factor=rope.factor), 1)
+    if factor != usual:
+        keys["rope.scaling.attn_factor"] = factor / usual  # readers multiply with what is usual
+    return keys
+
+
 def original_context(keys: Keys, max_positions: int) -> int:
     """Return the context a GGUF model was trained with before its rope was scaled."""
     return keys.integer(

@@ -227,6 +227,29 @@ PRE_RULES: dict[str, PreRule] = {
 }  # fmt: skip
 
 
+# Of the names that stand for one rule, the one to write.
+_USUAL = (
+    "gpt-2",
+    "llama-bpe",
+    "qwen2",
+    "smollm",
+    "dbrx",
+    "glm4",
+    "tekken",
+    "gpt-4o",
+    "deepseek-v3",
+)
+
+
+def name_of(patterns: tuple[str, ...], *, ignore_merges: bool) -> str | None:
+    """Return a ``tokenizer.ggml.pre`` value whose byte-level rule is this one, or None."""
+    for name in (*_USUAL, *PRE_RULES):
+        rule = PRE_RULES[name]
+        if (rule.patterns, rule.ignore_merges) == (patterns, ignore_merges) and rule.byte_level:
+            return name
+    return None
+
+
 def pre_rule(name: str) -> PreRule:
     """Return the rule of a ``tokenizer.ggml.pre`` value.
 

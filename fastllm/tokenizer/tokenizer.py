@@ -117,6 +117,11 @@ class Tokenizer:
         ids = self._encode(text, parse_special)
         return [*self._prefix_ids, *ids, *self._suffix_ids] if add_special_tokens else ids
 
+    def marked_tokens(self) -> dict[str, int]:
+        """Return text and id of the tokens that are cut out of a text before anything else."""
+        marked = (vocabulary.CONTROL, vocabulary.UNKNOWN, vocabulary.USER_DEFINED)
+        return self._vocabulary.of_kind(*marked)
+
     def shield(self, text: str) -> str:
         """Mark control texts inside untrusted text, for use inside a trusted one.
 

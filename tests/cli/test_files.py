@@ -1,10 +1,13 @@
 """info and quantize on a real, tiny file."""
 
 import json
+import shutil
 
 from fastllm.cli import main
 from tests import tiny_gguf
+from tests.golden.cases import case, materialize
 from tests.tiny_gguf import HIDDEN, KV_HEADS, LAYERS, MLP, VOCAB
+from tests.tokenizer.fixtures import files
 
 ATTENTION = LAYERS * (2 * HIDDEN * HIDDEN + 2 * HIDDEN * HIDDEN // 2)
 MLPS = LAYERS * 3 * HIDDEN * MLP
@@ -53,6 +56,29 @@ def test_quantize_writes_a_smaller_model(tmp_path, capsys):
     assert main.run(["quantize", str(path), str(path)]) == 1
     assert "is the source itself" in capsys.readouterr().err
     assert main.run(["quantize", str(path), str(out), "--type", "q9"]) == 2
+
+
+def test_quantize_reads_folders(tmp_path, capsys):
+    folder = materialize(case("llama"), tmp_path / "tiny")
+    for source in files("smollm-5").values():
+        shutil.copy(source, folder)
+    out = tmp_path / "tiny.gguf"
+    assert main.run(["quantize", str(folder), str(out), "--to", "q8_0"]) == 1
+    # Its embedding has 131 rows, the vocabulary more tokens: those without a row are left out.
+    assert "gives other tokens" in capsys.readouterr().err
+    assert not out.exists()
+    for name in files("smollm-5"):
+        (folder / name).unlink()
+    assert main.run(["quantize", str(folder), str(out), "--to", "bf16"]) == 0
+    said = capsys.readouterr().err
+    assert "note" in said
+    assert "no tokenizer" in said
+    assert main.run(["info", str(out), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["name"] == "tiny"
+    assert set(facts["tensors"]["mlp"]["types"]) == {"bf16"}
+    assert main.run(["quantize", str(folder), str(folder / "model.safetensors")]) == 1
+    assert "is the source itself" in capsys.readouterr().err
 
 
 def test_a_vocabulary_alone(tmp_path, capsys):

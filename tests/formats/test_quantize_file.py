@@ -211,6 +211,6 @@ def test_refusals(source, tmp_path):
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "config.json").write_text("{}")
     safetensors.numpy.save_file({"w": MATRIX}, tmp_path / "hf" / "model.safetensors")
-    with pytest.raises(UnsupportedError, match="only GGUF"):
+    with pytest.raises(UnsupportedError, match="as_gguf makes one"):
         quantize_checkpoint(open_checkpoint(tmp_path / "hf"), tmp_path / "out.gguf", "q8_0")
     assert not os.path.exists(tmp_path / "out.gguf")
