@@ -37,3 +37,28 @@ def test_public_names_load_without_numba(python) -> None:
     )
     done = python(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_room_can_be_imported_where_posix_is_missing(python) -> None:
+    """As on Windows: its Python has no such modules, and fewer functions in `os` and `signal`."""
+    code = (
+        "import importlib, os, pkgutil, signal, sys\n"
+        "import subprocess, tempfile, multiprocessing.pool, asyncio\n"  # the library's own
+        "import numpy, click, jinja2, tokenizers\n"
+        "for name in ('fcntl', 'resource', 'termios', 'tty', 'pwd', 'grp', 'readline'):\n"
+        "    sys.modules[name] = None\n"
+        "for home, names in ((os, ('uname', 'fork', 'pread', 'preadv', 'sched_getaffinity',\n"
+        "                          'sched_setaffinity', 'sysconf', 'O_DIRECT', 'posix_fadvise')),\n"
+        "                    (signal, ('SIGKILL', 'SIGHUP', 'SIGALRM', 'pthread_sigmask'))):\n"
+        "    for name in names: delattr(home, name)\n"
+        "sys.modules['fastllm._ext.reader'] = None\n"  # Linux only; flash has a twin
+        "import fastllm\n"
+        "compiled = []\n"
+        "for module in pkgutil.walk_packages(fastllm.__path__, 'fastllm.'):\n"
+        "    if module.name in ('fastllm.__main__', 'fastllm._ext.reader'): continue\n"
+        "    try: importlib.import_module(module.name)\n"
+        "    except fastllm.KernelError: compiled.append(module.name)\n"  # a build process's own
+        "assert all(name.startswith('fastllm.kernels.') for name in compiled), compiled\n"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr

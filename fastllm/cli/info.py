@@ -15,25 +15,42 @@ from fastllm.cli.units import count, size
 @click.command("info")
 @click.argument("model")
 @options.as_json
-@options.verbose
-def command(model: str, as_json: bool) -> None:
-    """Show architecture, sizes, quantization, KV memory and what fits here; nothing is loaded."""
+@options.model_options
+def command(
+    model: str,
+    as_json: bool,
+    n_threads: int | None,
+    n_ctx: int | None,
+    n_batch: int,
+    quant: str | None,
+    kv_type: str | None,
+) -> None:
+    """Show architecture, sizes, quantization, KV memory and what fits here; nothing is loaded.
+
+    Memory is that of a load with the same options.
+    """
     from fastllm.cli.summary import Summary, summarize
     from fastllm.machine.memory import available_bytes, limit_bytes
+    from fastllm.options import LoadOptions
 
-    found: Summary = summarize(model)
+    found: Summary = summarize(model, LoadOptions(n_threads, n_ctx, n_batch, quant, kv_type))
     limit, source = limit_bytes()
-    facts = _facts(found, limit, source, available_bytes())
+    facts = _facts(found, n_ctx, limit, source, available_bytes())
     if as_json:
         print_json(facts)
         return
-    _print(found, facts)
+    _print(found, facts, n_ctx)
 
 
-def _facts(found: Any, limit: int, source: str, available: int) -> dict[str, Any]:
+def _facts(
+    found: Any, asked: int | None, limit: int, source: str, available: int
+) -> dict[str, Any]:
     config = found.config
     context, plan = config.max_position_embeddings, found.plan
     fitting = plan.fitting_context(limit) if plan else 0
+    wanted = plan.wanted_context() if plan else 0
+    if asked is None:  # a default shrinks to what fits
+        wanted = min(wanted, fitting)
     return {
         "path": str(found.path),
         "name": config.name,
@@ -57,13 +74,13 @@ def _facts(found: Any, limit: int, source: str, available: int) -> dict[str, Any
         "memory_limit_bytes": limit,
         "memory_limit_source": source,
         "memory_available_bytes": available,
-        "memory_needed": _ledger(plan, min(plan.default_context, fitting)) if plan else None,
-        "fits": fitting > 0,
+        "memory_needed": _ledger(plan, wanted) if plan else None,
+        "fits": 0 < wanted <= fitting,
         "context_that_fits": fitting,
     }
 
 
-def _print(found: Any, facts: dict[str, Any]) -> None:
+def _print(found: Any, facts: dict[str, Any], asked: int | None) -> None:
     config = found.config
     groups = [
         (
@@ -95,7 +112,7 @@ def _print(found: Any, facts: dict[str, Any]) -> None:
     else:
         per_token = size(facts["kv_bytes_per_token"])
         lines.append(("KV cache", f"{per_token} a token ({facts['kv_type']})"))
-        lines.append(("memory", _memory(found.plan, facts)))
+        lines.append(("memory", _memory(found.plan, facts, asked)))
     for name, value in lines:
         print(f"{name:<13} {value}")
     print("\ntensors")
@@ -108,13 +125,15 @@ def _ledger(plan: Any, n_ctx: int) -> dict[str, int]:
     return {**dataclasses.asdict(ledger), "total": ledger.total}
 
 
-def _memory(plan: Any, facts: dict[str, Any]) -> str:
+def _memory(plan: Any, facts: dict[str, Any], asked: int | None) -> str:
     limit = f"{size(facts['memory_limit_bytes'])} ({facts['memory_limit_source']})"
-    if not facts["fits"]:
-        least = plan.ledger(1)
-        return f"does not fit: {least} is more than {limit}"
     context, fitting = facts["context"], facts["context_that_fits"]
-    ledger = plan.ledger(fitting)
-    whole = "its whole context" if fitting == context else f"{fitting} of {context} tokens"
+    if not facts["fits"]:
+        least = plan.ledger(asked or 1)
+        advice = f"; -c {fitting} fits" if fitting else ""
+        return f"does not fit: {least} = {size(least.total)} is more than {limit}{advice}"
+    shown = fitting if asked is None else asked
+    ledger = plan.ledger(shown)
+    whole = "its whole context" if shown == context else f"{shown} of {context} tokens"
     now = size(facts["memory_available_bytes"])
     return f"fits with {whole}: {ledger} = {size(ledger.total)} of {limit}; {now} are free now"

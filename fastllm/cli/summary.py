@@ -78,8 +78,8 @@ class Summary:
         return max(inner, key=lambda name: inner[name]) if inner else "?"
 
 
-def summarize(model: str) -> Summary:
-    """Open a model's headers and add up what is in it.
+def summarize(model: str, options: LoadOptions | None = None) -> Summary:
+    """Open a model's headers and add up what is in it, and what a load with `options` takes.
 
     Raises
     ------
@@ -87,10 +87,10 @@ def summarize(model: str) -> Summary:
         As opening and binding do.
     """
     checkpoint = open_model(model)
-    return summary_of(checkpoint, bind(checkpoint))
+    return summary_of(checkpoint, bind(checkpoint), options or LoadOptions())
 
 
-def summary_of(checkpoint: Checkpoint, bound: BoundModel) -> Summary:
+def summary_of(checkpoint: Checkpoint, bound: BoundModel, options: LoadOptions) -> Summary:
     """Return the summary of a bound model."""
     groups: dict[str, Group] = {}
     uses = uses_of(bound.decoder)
@@ -98,7 +98,7 @@ def summary_of(checkpoint: Checkpoint, bound: BoundModel) -> Summary:
         groups.setdefault(uses[role], Group()).add(bound.matrix(role))
     plan, refusal = None, ""
     try:
-        plan = Plan(bound, LoadOptions(), default_threads())
+        plan = Plan(bound, options, options.n_threads or default_threads())
     except UnsupportedError as error:
         refusal = str(error)
     return Summary(

@@ -146,6 +146,19 @@ class Plan:
         """Tokens of context where none are asked and memory is no matter."""
         return min(self._own, DEFAULT_N_CTX)
 
+    def wanted_context(self) -> int:
+        """Return the context to load with where memory is no matter.
+
+        Raises
+        ------
+        RequestError
+            More was asked than the model allows.
+        """
+        asked = self._asked
+        if asked is not None and asked > self._own:
+            raise RequestError(f"n_ctx={asked}: the model allows 1 to {self._own} tokens (-c)")
+        return self.default_context if asked is None else asked
+
     def context(self, num_blocks: int | None = None) -> int:
         """Return the context to load with: what was asked, or what of the default fits here.
 
@@ -156,12 +169,10 @@ class Plan:
         BudgetError
             There is no memory for it; see `fastllm.memory.ledger.settle_context`.
         """
-        asked = self._asked
-        if asked is not None and asked > self._own:
-            raise RequestError(f"n_ctx={asked}: the model allows 1 to {self._own} tokens (-c)")
+        self.wanted_context()
         return settle_context(
             lambda n_ctx: self.ledger(n_ctx, num_blocks),
-            asked=asked,
+            asked=self._asked,
             default=self.default_context,
             longest=self._own,
             shortest=min(BLOCK_SIZE, self._own),

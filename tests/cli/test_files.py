@@ -1,9 +1,17 @@
 """info and quantize on a real, tiny file."""
 
+import dataclasses
 import json
 import shutil
 
+import pytest
+
 from fastllm.cli import main
+from fastllm.formats.checkpoint import open_checkpoint
+from fastllm.machine.cpus import default_threads
+from fastllm.models.bind import bind
+from fastllm.options import LoadOptions
+from fastllm.step.plan import Plan
 from tests import tiny_gguf
 from tests.golden.cases import case, materialize
 from tests.tiny_gguf import HIDDEN, KV_HEADS, LAYERS, MLP, VOCAB
@@ -44,6 +52,46 @@ def test_info_says_what_does_not_fit(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("fastllm.machine.memory.limit_bytes", lambda: (1000, "a test"))
     assert main.run(["info", str(path)]) == 0
     assert "is more than 1.0 kB (a test)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"kv_type": "f16"}, {"kv_type": "f32", "n_ctx": 70}, {"n_ctx": 3}, {"quant": "q8_0"},
+     {"n_threads": 3, "n_batch": 7}],
+)  # fmt: skip
+def test_info_has_the_figures_of_the_run_one_intends(tmp_path, capsys, options):
+    path = tiny_gguf.write(tmp_path / "m.gguf")
+    names = {"kv_type": "--kv-type", "n_ctx": "-c", "quant": "--quant"}
+    names |= {"n_threads": "-t", "n_batch": "-b"}
+    words = [word for name, value in options.items() for word in (names[name], str(value))]
+    assert main.run(["info", str(path), "--json", *words]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    plan = Plan(
+        bind(open_checkpoint(path)),
+        LoadOptions(**options),
+        options.get("n_threads", default_threads()),
+    )
+    ledger = plan.ledger(plan.context())
+    assert facts["memory_needed"] == {**dataclasses.asdict(ledger), "total": ledger.total}
+    assert facts["kv_bytes_per_token"] == plan.kv_bytes_per_token
+    assert main.run(["info", str(path), *words]) == 0
+    assert str(ledger) in capsys.readouterr().out
+
+
+def test_info_of_a_context_that_was_asked(tmp_path, capsys, monkeypatch):
+    path = tiny_gguf.write(tmp_path / "m.gguf")
+    assert main.run(["info", str(path), "-c", str(tiny_gguf.CONTEXT + 1)]) == 1
+    assert f"the model allows 1 to {tiny_gguf.CONTEXT} tokens (-c)" in capsys.readouterr().err
+    monkeypatch.setattr(Plan, "fitting_context", lambda self, nbytes: 40)
+    assert main.run(["info", str(path), "-c", "41"]) == 0
+    shown = capsys.readouterr().out
+    assert "does not fit" in shown
+    assert "KV cache of 41 tokens" in shown
+    assert "-c 40 fits" in shown
+    assert main.run(["info", str(path), "-c", "41", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fits"] is False
+    assert main.run(["info", str(path), "-c", "40"]) == 0
+    assert f"fits with 40 of {tiny_gguf.CONTEXT} tokens" in capsys.readouterr().out
 
 
 def test_quantize_writes_a_smaller_model(tmp_path, capsys):
