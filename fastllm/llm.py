@@ -100,7 +100,7 @@ class LLM:
         from fastllm import loading
 
         parts = loading.load(model, options, progress)
-        self._join(parts.runner, parts.tokenizer, parts.chat_template, str(model))
+        self._join(parts.runner, parts.tokenizer, parts.chat_template, parts.name)
 
     @classmethod
     def _of(

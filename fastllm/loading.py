@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastllm.arguments import shown
 from fastllm.errors import ModelNotFoundError, RequestError
-from fastllm.hub.resolve import resolve
+from fastllm.hub.resolve import resolve, text_of
 from fastllm.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Parts:
-    """A model ready to run; tokenizer and template are None where it has none."""
+    """A model ready to run, and what it was called; tokenizer and template may be None."""
 
+    name: str
     runner: Runner
     tokenizer: Tokenizer | None
     chat_template: ChatTemplate | None
@@ -37,6 +39,10 @@ def load(
     from fastllm.step.runner import Runner
     from fastllm.tokenizer.tokenizer import tokenizer_of
 
+    if not (progress is None or callable(progress)):
+        raise RequestError(
+            f"progress={shown(progress)}: must be a function of a label and a fraction, or None"
+        )
     checkpoint = open_model(model, progress)
     # Before the weights: an unknown tokenizer is found in milliseconds, not after the load.
     try:
@@ -45,7 +51,7 @@ def load(
         tokenizer = None  # The model works with token ids; `LLM.tokenizer` says what is missing.
     template = template_of(checkpoint)
     runner = Runner(checkpoint, options, progress=progress)
-    return Parts(runner, tokenizer, template)
+    return Parts(text_of(model), runner, tokenizer, template)
 
 
 def open_model(model: str | os.PathLike[str], progress: Progress | None = None) -> Checkpoint:

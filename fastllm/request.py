@@ -111,7 +111,7 @@ def _stop(value: Any) -> tuple[str, ...]:
         raise RequestError(
             f"stop={shown(value)}: must be a text or a list of texts, each of length >= 1"
         )
-    return tuple(map(str, every))
+    return tuple(map(str.__str__, every))  # of an enum its value, not its name
 
 
 @dataclass(frozen=True)

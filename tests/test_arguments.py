@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import decimal
+import enum
 import fractions
+import os
 import pathlib
 
 import numpy as np
@@ -12,13 +14,28 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastllm import LLM, SamplingParams, scoring
-from fastllm.errors import FastLLMError, RequestError
+from fastllm.chat.messages import plain_data
+from fastllm.errors import FastLLMError, FormatError, RequestError
+from fastllm.hub.store import Store
 from fastllm.tokenizer import Tokenizer
 from tests.fakes import FakeRunner, FakeTemplate, FakeTokenizer
 from tests.tokenizer.tiny import gpt2_metadata
 
 GREEDY = SamplingParams(temperature=0, max_tokens=2)
 TALK = [{"role": "user", "content": "hi"}]
+
+
+class Word(str, enum.Enum):
+    HI = "hi"
+
+
+class Path(os.PathLike):
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return self.path
+
 
 ODD = st.sampled_from(
     [
@@ -66,6 +83,10 @@ ODD = st.sampled_from(
         np.zeros(0),
         np.array([None]),
         pathlib.Path("x"),
+        Path(b"x"),
+        Path(5),
+        Word.HI,
+        "x" * 300,
         decimal.Decimal("0.5"),
         decimal.Decimal("sNaN"),
         fractions.Fraction(1, 2),
@@ -168,7 +189,9 @@ def test_sampling_params(name, value):
     attempt(lambda: SamplingParams(**{name: value}))
 
 
-@pytest.mark.parametrize("name", ["model", "n_threads", "n_ctx", "n_batch", "quant", "kv_type"])
+@pytest.mark.parametrize(
+    "name", ["model", "n_threads", "n_ctx", "n_batch", "quant", "kv_type", "progress"]
+)
 @few
 @given(value=VALUES)
 def test_what_an_llm_is_opened_with(name, value, tmp_path, monkeypatch):
@@ -198,3 +221,28 @@ def test_what_every_user_expects_is_welcome(llm):
     assert llm.generate(iter([[1, 2, 3]]), (GREEDY,))[0].token_ids == expected
     assert llm.chat(iter(TALK), GREEDY).token_ids == llm.chat(TALK, GREEDY).token_ids
     assert SamplingParams(stop=None) == SamplingParams()
+
+
+def test_of_an_enum_its_value_counts(llm):
+    assert SamplingParams(stop=Word.HI).stop == ("hi",)
+    assert SamplingParams(stop=[Word.HI]).stop == ("hi",)
+    assert plain_data({Word.HI: Word.HI}, "messages[0]") == {"hi": "hi"}
+    assert llm.generate(Word.HI, GREEDY)[0].token_ids == llm.generate("hi", GREEDY)[0].token_ids
+
+
+@pytest.mark.parametrize("progress", [5, "a", True, object()])
+def test_progress_is_something_to_call(progress, tmp_path):
+    with pytest.raises(RequestError, match=r"progress=.*must be"):
+        LLM(str(tmp_path), progress=progress)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "hf:a/b:" + "x" * 300])
+def test_a_name_too_long_for_a_file_is_not_here(name, tmp_path):
+    assert Store(tmp_path).find(name) is None
+
+
+def test_a_path_may_be_made_of_bytes(tmp_path):
+    (tmp_path / "none.gguf").write_bytes(b"")
+    for path in (Path(os.fsencode(tmp_path / "none.gguf")), *os.scandir(os.fsencode(tmp_path))):
+        with pytest.raises(FormatError, match=r"none\.gguf"):
+            LLM(path)

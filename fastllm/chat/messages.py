@@ -127,7 +127,8 @@ def plain_data(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise RequestError(f"{where} has a key that is not a string")
-        return {str(k): plain_data(v, f"{where}.{k}"[:80], depth + 1) for k, v in value.items()}
+        items = ((str.__str__(key), item) for key, item in value.items())  # of an enum its value
+        return {k: plain_data(v, f"{where}.{k}"[:80], depth + 1) for k, v in items}
     if isinstance(value, (list, tuple)):
         return [plain_data(v, where, depth + 1) for v in value]
     if isinstance(value, str):

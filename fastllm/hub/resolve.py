@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import stat
@@ -47,11 +48,11 @@ def resolve(
     DownloadError
         It is known, but could not be fetched.
     """
-    if not isinstance(model, (str, os.PathLike)) or len(str(model)) > MAX_PATH:
-        raise RequestError(f"model={shown(model)}: must be a name or a path")
+    text = text_of(model)
     store = Store() if store is None else store
     if not isinstance(model, str):
-        return _existing(Path(model), str(model), store, is_path=True)
+        return _existing(Path(text), text, store, is_path=True)
+    model = text
     if not model:
         raise _unknown(model, store)
     looks_like_path = os.sep in model or model.endswith(".gguf") or model.startswith((".", "~"))
@@ -69,6 +70,22 @@ def resolve(
     except RuntimeError as error:  # "~" of somebody whom the system does not know
         raise ModelNotFoundError(f"{model}: {error}") from error
     return _existing(path, model, store, is_path=looks_like_path)
+
+
+def text_of(model: object) -> str:
+    """Return what the user calls a model as text: an enum's value, a path of bytes decoded.
+
+    Raises
+    ------
+    RequestError
+        It is neither a text nor a path, or longer than either can be.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        with contextlib.suppress(TypeError):  # from a path whose __fspath__ gives something else
+            text = str.__str__(model) if isinstance(model, str) else os.fsdecode(model)
+            if len(text) <= MAX_PATH:
+                return text
+    raise RequestError(f"model={shown(model)}: must be a name or a path")
 
 
 def pull(name: str, *, store: Store | None = None, progress: Progress | None = None) -> Path:

@@ -61,8 +61,11 @@ class Store:
         ``hf:ORG/REPO`` also means the one GGUF file that was pulled from there.
         """
         path = self.path_of(name)
-        if path.is_file() or (path / "config.json").is_file():
-            return path
+        try:
+            if path.is_file() or (path / "config.json").is_file():
+                return path
+        except OSError:  # a name longer than the system's, a folder that is not ours to look at
+            return None
         inside = sorted(path.rglob("*.gguf")) if name.startswith("hf:") else []
         return inside[0] if len(inside) == 1 else None
 
