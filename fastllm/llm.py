@@ -59,7 +59,8 @@ class LLM:
     n_batch : int
         Tokens of a prompt computed per step.
     quant : str, optional
-        "q8_0" or "q4_0": quantize float weights while they are loaded.
+        "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "bf16", "f16" or "f32": what float weights are
+        converted to while they are loaded.
     kv_type : str, optional
         Type of the KV cache's values, "f16" or "f32". Default: "f16", but "f32" for a model whose
         matrices are all float32.
@@ -167,6 +168,10 @@ class LLM:
     def has_chat_template(self) -> bool:
         """True when `chat` can be used."""
         return self._chat_template is not None
+
+    def template_reads(self, name: str) -> bool:
+        """Return whether the chat template looks at a variable, such as "tools"."""
+        return self._chat_template is not None and self._chat_template.reads(name)
 
     @property
     def vocab_size(self) -> int:
@@ -326,7 +331,8 @@ class LLM:
         tools : iterable of mapping, optional
             JSON schemas of functions, as OpenAI shapes them: ``{"type": "function", "function":
             {"name": ..., "description": ..., "parameters": {...}}}``. The template tells the model
-            of them; a call comes as the text that the model was trained to write.
+            of them, if it knows of tools (`template_reads`); a call comes as the text that the
+            model was trained to write.
         template_args : mapping, optional
             Variables of the template, such as ``{"enable_thinking": False}``.
         stream : bool

@@ -22,10 +22,13 @@ class TemplateSource:
     source : str
     special_tokens : dict of str to str or list of str
         Under transformers' names, such as ``bos_token``; those that the model has.
+    source_for_tools : str or None
+        Another template of the model's, "tool_use", for conversations with tools.
     """
 
     source: str
     special_tokens: dict[str, str | list[str]]
+    source_for_tools: str | None = None
 
 
 # What transformers hands to a template, and the key that GGUF keeps the token's id under.
@@ -38,6 +41,9 @@ _NAMED = {
     "cls_token": "cls_token_id",
     "mask_token": "mask_token_id",
 }
+_OF_SENTENCEPIECE = {"unk_token": 0, "bos_token": 1, "eos_token": 2}  # where GGUF says nothing
+_FOR_TOOLS = "tool_use"
+_MORE_TEMPLATES = "additional_chat_templates"  # a folder, beside chat_template.jinja
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
@@ -60,13 +66,15 @@ def _from_gguf(metadata: Mapping[str, Any]) -> TemplateSource | None:
         return None
     tokens = metadata.get("tokenizer.ggml.tokens")
 
+    defaults = _OF_SENTENCEPIECE if metadata.get("tokenizer.ggml.model") == "llama" else {}
     found: dict[str, str | list[str]] = {}
     for name, key in _NAMED.items():
-        i = metadata.get(f"tokenizer.ggml.{key}")
+        i = metadata.get(f"tokenizer.ggml.{key}", defaults.get(name))
         known = isinstance(tokens, list) and isinstance(i, int) and 0 <= i < len(tokens)
         if known and isinstance(tokens, list) and i is not None:
             found[name] = str(tokens[i])
-    return TemplateSource(source, found)
+    other = metadata.get(f"tokenizer.chat_template.{_FOR_TOOLS}")
+    return TemplateSource(source, found, other if isinstance(other, str) else None)
 
 
 def _from_folder(files: Mapping[str, str]) -> TemplateSource | None:
@@ -74,10 +82,13 @@ def _from_folder(files: Mapping[str, str]) -> TemplateSource | None:
         return read_object(files[name]) if name in files else {}
 
     config, special = read("tokenizer_config.json"), read("special_tokens_map.json")
-    source = _named_default(config.get("chat_template"))
-    source = _named_default(read("chat_template.json").get("chat_template")) or source
+    older, newer = config.get("chat_template"), read("chat_template.json").get("chat_template")
+    source = _named(newer, "default") or _named(older, "default")
+    other = _named(newer, _FOR_TOOLS) or _named(older, _FOR_TOOLS)
     if "chat_template.jinja" in files:  # the newest place, and the one that rules
-        source = _read_text(files["chat_template.jinja"])
+        source, other = _read_text(files["chat_template.jinja"]), None
+    if f"{_MORE_TEMPLATES}/{_FOR_TOOLS}.jinja" in files:
+        other = _read_text(files[f"{_MORE_TEMPLATES}/{_FOR_TOOLS}.jinja"])
     if not source:
         return None
 
@@ -86,7 +97,7 @@ def _from_folder(files: Mapping[str, str]) -> TemplateSource | None:
         value = _texts(config.get(name)) or _texts(special.get(name))
         if value and isinstance(value, list) == (name in _LISTS):
             found[name] = value
-    return TemplateSource(source, found)
+    return TemplateSource(source, found, other)
 
 
 def _texts(value: object) -> str | list[str] | None:
@@ -99,11 +110,13 @@ def _texts(value: object) -> str | list[str] | None:
     return value if isinstance(value, str) else None
 
 
-def _named_default(value: object) -> str | None:
-    """Return a template, or of a list of named ones that called "default"."""
+def _named(value: object, name: str) -> str | None:
+    """Return the one of several templates that has this name; a single one is the default."""
     if isinstance(value, list):
         named = {e.get("name"): e.get("template") for e in value if isinstance(e, dict)}
-        value = named.get("default")
+        value = named.get(name)
+    elif name != "default":
+        return None
     return value if isinstance(value, str) else None
 
 

@@ -58,6 +58,15 @@ def no_template(
         say(f"{why}: each line is continued by itself, nothing is remembered")
 
 
+def idle_variables(llm: LLM, extra: TemplateInput) -> None:
+    """Name what --tools and --template-arg hand to a template that does not look at it."""
+    if extra.tools is not None and not llm.template_reads("tools"):
+        say(f"the chat template of {llm.name} does not know of tools: --tools changes nothing")
+    for name in extra.template_args:
+        if not llm.template_reads(name):
+            say(f"the chat template of {llm.name} has no {name}: --template-arg changes nothing")
+
+
 def full_context(llm: LLM, timings: Timings) -> None:
     """Say that an answer ended where the context did."""
     if timings.prompt_tokens + timings.completion_tokens >= llm.n_ctx:

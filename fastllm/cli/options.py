@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from fastllm.options import KV_TYPES
+from fastllm.options import KV_TYPES, QUANTS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,7 +52,7 @@ batch = click.option(
 )
 quant = click.option(
     "--quant",
-    type=click.Choice(["q8_0", "q4_0"]),
+    type=click.Choice(QUANTS),
     help="Quantize float weights while they are loaded.",
 )
 kv_type = click.option(

@@ -95,7 +95,9 @@ def command(
         if verbose:
             print(f"{llm!r}, {llm.isa}, loaded in {llm.load_s:.2f} s", file=sys.stderr)
         chatting = llm.has_chat_template and not no_chat
-        if not chatting:
+        if chatting:
+            notices.idle_variables(llm, extra)
+        else:
             notices.no_template(llm, system, extra, interactive=interactive, no_chat=no_chat)
         if interactive:
             Chat(

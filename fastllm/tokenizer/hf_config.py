@@ -159,6 +159,9 @@ class TokenizerConfig:
             templates["default"] = template_file["chat_template"]
         if "chat_template.jinja" in files:
             templates["default"] = read_text(files["chat_template.jinja"])
+        if "additional_chat_templates/tool_use.jinja" in files:
+            path = files["additional_chat_templates/tool_use.jinja"]
+            templates["tool_use"] = read_text(path)
         return templates
 
     def cuts(self, ids: Mapping[str, int]) -> Cuts:

@@ -260,3 +260,32 @@ def test_template_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(FormatError, match="not UTF-8 at byte 0"):
         found()
+
+
+def test_the_template_for_tools(tmp_path: Path) -> None:
+    metadata = {
+        "tokenizer.chat_template": "plain {{ x }}",
+        "tokenizer.chat_template.tool_use": "{{ tools[0].function.name }} {{ eos_token }}",
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>"],
+    }
+    template = template_of(checkpoint("gguf", metadata, {}))
+    assert template is not None
+    assert template.render(TALK) == "plain "
+    # where the file names no end token, sentencepiece's own numbers count
+    assert template.render(TALK, tools=TOOLS) == f"{TOOLS[0]['function']['name']} </s>"
+    assert [template.reads(name) for name in ("x", "tools", "tool")] == [True, True, False]
+
+    def found() -> str | None:
+        files = {str(p.relative_to(tmp_path)): str(p) for p in tmp_path.rglob("*.*")}
+        template = template_of(checkpoint("hf", {}, files))
+        return template and template.render(TALK, tools=TOOLS)
+
+    named = [{"name": "default", "template": "one"}, {"name": "tool_use", "template": "two"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert found() == "two"
+    (tmp_path / "chat_template.jinja").write_text("three")  # the newest place rules alone
+    assert found() == "three"
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates/tool_use.jinja").write_text("four")
+    assert found() == "four"

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fastllm.chat import ChatTemplate
 from fastllm.cli import main
 from tests import tiny_gguf
 from tests.fakes import scripted
@@ -22,6 +23,19 @@ def test_sampling_flags_that_greedy_leaves_idle(fake, capsys):
     assert "--top-k, --seed changes nothing" in line
     assert main.run([*argv, "--temp", "0", "--presence-penalty", "1"]) == 0
     assert main.run([*argv, "--top-k", "3", "--seed", "4"]) == 0
+    assert notes(capsys) == []
+
+
+def test_variables_that_the_template_does_not_look_at(fake, tmp_path, capsys):
+    path = tmp_path / "tools.json"
+    path.write_text('[{"name": "weather"}]')
+    argv = ["run", "m", "hi", "-n", "1", "--tools", str(path), "--template-arg", "enable_thinkin=0"]
+    assert main.run(argv) == 0
+    first, second = notes(capsys)
+    assert "--tools changes nothing" in first
+    assert "no enable_thinkin: --template-arg" in second
+    fake.template = ChatTemplate("{{ tools }}{{ messages[0].content if enable_thinkin == 0 }}")
+    assert main.run(argv) == 0
     assert notes(capsys) == []
 
 
