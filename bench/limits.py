@@ -239,7 +239,11 @@ def _loops() -> tuple[Any, Any, Any]:
 def main() -> None:
     """Print the limits of this machine."""
     cache_bytes = last_level_cache_bytes()
-    sizes = {"last-level cache": min(cache_bytes // 4, 32 << 20), "memory": 2 * cache_bytes}
+    # of a buffer of twice the cache a third is still found there
+    sizes = {
+        "last-level cache": min(cache_bytes // 4, 32 << 20),
+        "memory": min(8 * cache_bytes, 2 << 30),
+    }
     for num_threads in (1, 2):
         for name, nbytes in sizes.items():
             rates = [memory_rate(num_threads, nbytes) for _ in range(3)]
