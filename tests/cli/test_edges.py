@@ -253,3 +253,16 @@ def test_an_interrupted_rewrite_leaves_nothing(tmp_path, monkeypatch, capsys):
     assert main.run(["quantize", str(source), str(tmp_path / "out.gguf")]) == 130
     assert os.listdir(tmp_path) == ["tiny.gguf"]
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(("code", "shown"), [(0, "text hook\n"), (1, "text hook\n"), (130, "")])
+def test_the_end_writes_what_is_left_and_runs_exit_hooks(python, code, shown):
+    done = python(
+        "import atexit, io, sys\n"
+        "from fastllm.cli import process\n"
+        "sys.stdout = io.TextIOWrapper(io.FileIO(1, 'w'))\n"  # whatever PYTHONUNBUFFERED says
+        "atexit.register(print, 'hook')\n"
+        "print('text', end=' ')\n"
+        f"process.leave({code})\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, shown, "")
