@@ -94,7 +94,10 @@ class TokenizerConfig:
         self._model = read("config.json") or model_config or {}
         self._generation = read("generation_config.json") or generation_config or {}
         self.named_texts = {t for t in map(self._text_of, _NAMED) if t is not None}
-        self.added = {t: i for t, i in read("added_tokens.json").items() if isinstance(i, int)}
+        older = read("added_tokens.json")  # only for folders from before `added_tokens_decoder`
+        if isinstance(self._tokenizer.get("added_tokens_decoder"), dict):
+            older = {}
+        self.added = {t: i for t, i in older.items() if isinstance(i, int)}
         self.special_ids: set[int] = set()
         self.special_texts = self._special_texts()
         self.added_tokens: list[AddedToken] = []

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from fastllm.tokenizer.special import Cuts
 
 if TYPE_CHECKING:
     import tokenizers
+
+log = logging.getLogger(__name__)
 
 
 def load_hf(
@@ -128,11 +131,13 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig) -> Non
             continue
         if there is None and tokenizer.token_to_id(token.text) is None:
             wanted = config.added.get(token.text)
-            if wanted is not None and wanted != tokenizer.get_vocab_size(with_added_tokens=True):
-                raise FormatError(
-                    f"added token {token.text[:80]!r} has id {wanted}, and tokenizer.json leaves "
-                    f"{tokenizer.get_vocab_size(with_added_tokens=True)} for it"
-                )
+            given = tokenizer.get_vocab_size(with_added_tokens=True)
+            if wanted is not None and wanted != given:
+                # tokenizer.json knows no other ids than the next one, nor does transformers.
+                log.warning(
+                    "added token %r gets the id %d that tokenizer.json leaves for it, not %d",
+                    token.text[:80], given, wanted,
+                )  # fmt: skip
         add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
         normalized = not token.special if token.normalized is None else token.normalized
         add(

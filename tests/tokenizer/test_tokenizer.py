@@ -132,12 +132,22 @@ def test_tokens_named_beside_tokenizer_json(tmp_path: Path, library: Library, na
         assert tokenizer.decode(ids) == "ab"
 
 
-def test_an_added_token_that_does_not_fit_is_refused(tmp_path: Path, library: Library):
+@pytest.mark.parametrize("name", ["added_tokens.json", "tokenizer_config.json"])
+def test_added_tokens_get_the_next_ids_in_their_order(tmp_path, library, name, caplog):
+    """As in transformers 4 and 5, whatever ids the file names."""
     late = library.get_vocab_size(with_added_tokens=True)
     library.save(str(tmp_path / "tokenizer.json"))
-    write(tmp_path, "added_tokens.json", {END: late + 5})
-    with pytest.raises(FormatError, match=f"has id {late + 5}"):
-        Tokenizer.from_hf(files_in(tmp_path))
+    wanted: dict[str, Any] = {END: late + 5, "<other>": late + 2}
+    if name == "tokenizer_config.json":
+        entries = {str(i): {**ENTRY, "content": text} for text, i in wanted.items()}
+        wanted = {"added_tokens_decoder": entries}
+        write(tmp_path, "added_tokens.json", {"<nobody reads it>": late})
+    write(tmp_path, name, wanted)
+    tokenizer = Tokenizer.from_hf(files_in(tmp_path))
+    assert tokenizer.piece_to_id("<other>") == late
+    assert tokenizer.piece_to_id(END) == late + 1
+    assert tokenizer.piece_to_id("<nobody reads it>") is None
+    assert f"gets the id {late} that tokenizer.json leaves for it, not {late + 2}" in caplog.text
 
 
 def test_a_tokenizer_without_length_limit(tmp_path: Path, library: Library):
@@ -196,10 +206,10 @@ def test_tokenizer_model_with_added_tokens(tmp_path: Path) -> None:
     proto = tiny.spm_proto(True, "<turn>")
     (tmp_path / "tokenizer.model").write_bytes(proto)
     turn = tiny.spm(True, "<turn>").piece_to_id("<turn>")
-    write(tmp_path, "added_tokens.json", {"<extra>": 480})
     write(tmp_path, "tokenizer_config.json", {
         "bos_token": "<s>", "eos_token": "</s>", "add_eos_token": True,
         "added_tokens_decoder": {
+            "480": {"content": "<extra>"},
             str(turn): {"content": "<turn>", "special": True},
             "481": {"content": "<|im_end|>", "special": True}},
     })  # fmt: skip
