@@ -186,7 +186,11 @@ def from_library(
     )
     prefix, suffix = _around(tokenizer)
     encode = LibraryEncoder(tokenizer, found.of_kind(vocabulary.CONTROL), cuts).encode
-    return finish_hf(found, config, encode, prefix, suffix, strips_space, overruled, cuts)
+    loaded = finish_hf(found, config, encode, prefix, suffix, strips_space, overruled, cuts)
+    loaded.disguises = tokenizer.normalizer is not None and any(
+        added.special and added.normalized for added in marked.values()
+    )
+    return loaded
 
 
 def _spelling(tokenizer: tokenizers.Tokenizer) -> tuple[bool, bool, str]:

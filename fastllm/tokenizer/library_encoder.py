@@ -46,6 +46,7 @@ class LibraryEncoder:
         # White space stays where it is: the library, which sees it again, swallows it itself.
         self._control = SpecialSplitter(control, Cuts(single_word=cuts.single_word))
         self._text_of = {i: text for text, i in control.items()}
+        self._control_ids = frozenset(control.values())
         self._cuts = cuts
         self._lock = threading.Lock()  # the flag belongs to the shared object
 
@@ -63,6 +64,20 @@ class LibraryEncoder:
         return ids
 
     def _plain(self, tokenizer: tokenizers.Tokenizer, text: str, as_text: bool) -> list[int]:
+        ids = self._run(tokenizer, text, as_text)
+        made = self._control_ids.intersection(ids) if as_text else ()
+        if not made:
+            return ids
+        # Unigram, and BPE that takes whole words, find a control text in their own vocabulary: it
+        # is cut after its first character, and the halves are encoded apart.
+        found = SpecialSplitter({self._text_of[i]: i for i in made})
+        first, *rest = found.shield(text).split(SHIELD)
+        ids = self._run(tokenizer, first, True)
+        for half in rest:
+            ids += self._run(self._with_lead(), LEAD + half, True)[1:]
+        return ids
+
+    def _run(self, tokenizer: tokenizers.Tokenizer, text: str, as_text: bool) -> list[int]:
         with self._lock:
             tokenizer.encode_special_tokens = as_text
             return list(tokenizer.encode(text, add_special_tokens=False).ids)

@@ -32,6 +32,8 @@ class LoadedVocabulary:
         Name to source; the ordinary one is "default".
     cuts : Cuts
         How some special tokens want to be cut out of a text.
+    disguises : bool
+        Texts that look otherwise may be normalized to control texts.
     """
 
     vocabulary: Vocabulary
@@ -44,6 +46,7 @@ class LoadedVocabulary:
     strips_space: bool
     chat_templates: dict[str, str]
     cuts: Cuts = PLAIN
+    disguises: bool = False
 
 
 def id_table(ids: Mapping[str, int], byte_level: bool) -> Vocabulary:

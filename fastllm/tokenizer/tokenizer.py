@@ -11,7 +11,7 @@ from fastllm.errors import FormatError, ModelNotFoundError, RequestError
 from fastllm.tokenizer import vocabulary
 from fastllm.tokenizer.gguf_vocab import load_gguf
 from fastllm.tokenizer.loaded import LoadedVocabulary
-from fastllm.tokenizer.special import SpecialSplitter
+from fastllm.tokenizer.special import SHIELD, SpecialSplitter
 
 if TYPE_CHECKING:
     from fastllm.formats.checkpoint import Checkpoint
@@ -56,6 +56,7 @@ class Tokenizer:
         control = found.of_kind(vocabulary.CONTROL, vocabulary.UNKNOWN)
         self.special_ids = frozenset(control.values())
         self._control = SpecialSplitter(control)
+        self._disguises = loaded.disguises
         self.chat_templates = loaded.chat_templates
         self.chat_template = loaded.chat_templates.get("default")
 
@@ -129,7 +130,9 @@ class Tokenizer:
         tokens of plain text. Text that holds no control text comes back as it was.
         """
         _require_text("text", text)
-        return self._control.shield(text)
+        marked = self._control.shield(text)
+        # What may turn into a control text under way is text where a mark is.
+        return SHIELD + marked if self._disguises and marked else marked
 
     def decode_bytes(self, ids: Iterable[int], skip_special_tokens: bool = True) -> bytes:
         """Return the bytes that the ids stand for, before any repair of broken UTF-8."""

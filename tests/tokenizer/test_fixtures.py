@@ -7,9 +7,14 @@ import pytest
 from fastllm.tokenizer import StreamDetokenizer
 from tests.tokenizer.fixtures import NAMES, expected, tokenizer
 
-# In files of transformers 5 these are named as special and are ordinary added tokens all the same,
-# so that it makes them out of any text. Ours are control tokens.
-SAFER = {"gemma-5": ("<start_of_turn>", "<end_of_turn>")}
+# Where untrusted text makes control tokens there and none here: in Gemma's files of transformers 5
+# they are named as special and are ordinary added tokens all the same; Unigram finds them in its
+# own vocabulary.
+SAFER = {
+    "gemma-5": ("<start_of_turn>", "<end_of_turn>"),
+    "unigram-4": ("<unk>", "</s>"),
+    "unigram-5": ("<unk>", "</s>"),
+}
 
 
 def differences(name: str, column: str, found: list) -> list:

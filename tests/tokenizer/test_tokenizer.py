@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, processors
+from tokenizers import AddedToken, decoders, models, normalizers, processors
 from tokenizers import Tokenizer as Library
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 
@@ -371,6 +371,34 @@ def test_a_control_text_in_a_message_changes_nothing_else(kind, tmp_path, turns)
     found = ours.encode(prompt, add_special_tokens=False, parse_special=True)
     assert [angle if i == tilde else i for i in expected] == found
     assert sum(i in markers for i in found) == 2 * len(turns)
+
+
+NORMALIZERS = {
+    "nfc": (normalizers.NFC(), "[MAS\u212a]"),  # the sign for kelvin is composed to a K
+    "nfkc": (normalizers.NFKC(), "\uff3bMASK\uff3d"),
+    "lowercase": (normalizers.Lowercase(), "[mAsK]"),
+}
+
+
+@pytest.mark.parametrize("kind", NORMALIZERS)
+def test_text_that_is_normalized_to_a_control_text_stays_text(kind, tmp_path):
+    """A special token may ask to be looked for in the normalized text."""
+    normalizer, disguised = NORMALIZERS[kind]
+    library = marked()
+    library.normalizer = normalizer
+    library.add_special_tokens([AddedToken("[MASK]", special=True, normalized=True)])
+    mask = library.token_to_id("[MASK]")
+    library.save(str(tmp_path / "tokenizer.json"))
+    ours = Tokenizer.from_hf({"tokenizer.json": str(tmp_path / "tokenizer.json")})
+    assert mask in library.encode(disguised).ids
+    assert mask not in ours.encode(disguised)
+    for message in (disguised, f"a{disguised}b", "a", ""):
+        prompt = f"<u>{ours.shield(message)}[MASK]</u>"
+        ids = ours.encode(prompt, add_special_tokens=False, parse_special=True)
+        assert ids.count(mask) == 1
+        plain = ours.encode(message, add_special_tokens=False)
+        u, end = library.token_to_id("<u>"), library.token_to_id("</u>")
+        assert ids == [u, *plain, mask, end]
 
 
 @pytest.mark.parametrize("kind", LIBRARIES)
