@@ -24,22 +24,12 @@ from typing import Any
 from llvmlite import ir
 
 from fastllm.kernels.context import word
+from fastllm.kernels.crew import Gate, begin, end, finish, gate_of, job_done, wait_for_job
 from fastllm.kernels.emit import Emitter, Value, i32, i64, kernel
-from fastllm.kernels.interpreter_codes import OP_ARGS, RUN, STOP, WORK
+from fastllm.kernels.interpreter_codes import END, GONE, OP_ARGS, WORK
 from fastllm.kernels.jit import compiled
 from fastllm.kernels.memory import I, load_i64, store_i64
-from fastllm.kernels.sync import (
-    JOB,
-    JOB_SLEEPERS,
-    QUIT,
-    atomic_load,
-    atomic_load_i64,
-    atomic_store,
-    atomic_store_i64,
-    barrier,
-    publish,
-    wait_change,
-)
+from fastllm.kernels.sync import atomic_load_i64, atomic_store_i64, barrier
 from fastllm.kernels.words import ROW_WORDS, Context, Op
 
 
@@ -88,28 +78,29 @@ def _run(c: int, tid: int) -> None:
             store_i64(place, load_i64(place) + _clock() - before)
 
 
-def step(operation: int, c: int, tid: int) -> Any:
+def step(operation: int, a: int, b: int) -> Any:
     """The function of the unit "step".
 
-    step(RUN, context, 0)      run the batch that the context describes (the caller is thread 0);
-                               returns 0, or the `Failure` that ended it
-    step(WORK, context, tid)   a worker's life: parked at the gate, one step per job, until STOP
-    step(STOP, context, 0)     let the workers return
+    step(RUN, context, crew)   run the batch that the context describes (the caller is thread 0);
+                               returns 0, the `Failure` that ended it, or GONE
+    step(WORK, crew, worker)   a worker's life: one step per job, until the crew ends
+    step(END, crew, 0)         let the workers return
     """
-    area, gate_spin = word(c, Context.SYNC), word(c, Context.GATE_SPIN)
     if operation == WORK:
-        seen = 0
+        gate = gate_of(a, b)
         while True:
-            wait_change(area + JOB, seen, area + JOB_SLEEPERS, gate_spin)
-            seen = atomic_load(area + JOB)
-            if atomic_load(area + QUIT) != 0:
+            c = wait_for_job(a, gate)
+            if c == 0:
                 return 0
-            _run(c, tid)
-    if operation == STOP:
-        atomic_store(area + QUIT, 1)
-    store_i64(c + 8 * Context.ERROR, 0)
-    publish(area + JOB, (atomic_load(area + JOB) + 1) & 0x3FFFFFFF, area + JOB_SLEEPERS)
-    if operation == RUN:
-        _run(c, 0)
-        return atomic_load_i64(c + 8 * Context.ERROR) & 0xFFFFFFFF
-    return 0
+            _run(c, load_i64(gate + Gate.TID))
+            job_done(gate)
+    if operation == END:
+        end(a)
+        return 0
+    threads = word(a, Context.THREADS)
+    store_i64(a + 8 * Context.ERROR, 0)
+    if begin(b, a, threads) == 0:
+        return GONE
+    _run(a, 0)
+    finish(b, a, threads, word(a, Context.SPIN))
+    return atomic_load_i64(a + 8 * Context.ERROR) & 0xFFFFFFFF

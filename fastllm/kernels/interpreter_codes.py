@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastllm.kernels.kv_page import F32, page_bytes
 
-RUN, WORK, STOP = 0, 1, 2
+RUN, WORK, END = 0, 1, 2
+GONE = -1  # of RUN: the crew has ended, take another
 
 # int64 arguments of the units (``kernels.build``)
 STEP_ARGS, PACK_ARGS, OP_ARGS, PICK_ARGS = 3, 9, 3, 4

@@ -1,9 +1,8 @@
-"""Threads meet here: atomics, a barrier and a gate, in compiled code, without the GIL.
+"""Threads meet here: atomics, waiting for a word to change, and a barrier, without the GIL.
 
-The sync area is int32 words, one cache line (64 bytes) each::
+The sync area of a barrier is int32 words, one cache line (64 bytes) each::
 
-    0 count   64 generation   128 sleepers at the barrier   192 job   256 sleepers at the gate
-    320 quit  384 spin budget now (0: not set yet)
+    0 count   64 generation   128 sleepers   192 spin budget now (0: not set yet)
 
 Waiting is spin, then sleep in the kernel (futex). A barrier between running threads costs about
 0.1 us; the budget adapts, so that a partner without a CPU is waited for asleep.
@@ -21,8 +20,7 @@ from fastllm.kernels.emit import Emitter, Value, i32, i64, kernel
 from fastllm.kernels.jit import compiled
 from fastllm.kernels.memory import I, N
 
-SYNC_BYTES = 512
-GENERATION, SLEEPERS, JOB, JOB_SLEEPERS, QUIT, BUDGET = 64, 128, 192, 256, 320, 384
+GENERATION, SLEEPERS, BUDGET = 64, 128, 192
 _WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129
 _FUTEX_CALL = {"x86_64": 202, "amd64": 202, "aarch64": 98, "riscv64": 98}
 _YIELD_CALL = {"x86_64": 24, "amd64": 24, "aarch64": 124, "riscv64": 124}
@@ -127,11 +125,17 @@ def wait_change(word: int, old: int, sleepers: int, spin: int) -> int:
 
 
 @compiled
+def wake_all(word: int, sleepers: int) -> None:
+    """Wake those who sleep on a word that has just been changed."""
+    if atomic_add(sleepers, 0) > 0:  # a read-modify-write orders the change before this look
+        _wake(word)
+
+
+@compiled
 def publish(word: int, value: int, sleepers: int) -> None:
     """Store a word and wake those who sleep on it."""
     atomic_store(word, value)
-    if atomic_add(sleepers, 0) > 0:  # a read-modify-write orders the store before this look
-        _wake(word)
+    wake_all(word, sleepers)
 
 
 @compiled

@@ -17,7 +17,6 @@ class Context(IntEnum):
     THREADS = 2
     SYNC = 3  # address of the sync area
     SPIN = 4  # polls of a barrier before it sleeps
-    GATE_SPIN = 5  # polls of an idle worker before it sleeps
     SCRATCH = 6  # address of thread 0's scratch
     SCRATCH_STRIDE = 7
     NUM_TOKENS = 8

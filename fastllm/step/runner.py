@@ -29,12 +29,12 @@ from fastllm.models.rope import short_context
 from fastllm.options import LoadOptions
 from fastllm.step.batch import Batch, Pass
 from fastllm.step.buffers import Buffers, Rows
+from fastllm.step.crew import Seat
 from fastllm.step.embedding import RowReader
 from fastllm.step.plan import MAX_LOGIT_ROWS, Plan, areas, num_regimes, rotations
 from fastllm.step.program import Writer
 from fastllm.step.rope_table import RopeTable
 from fastllm.step.weights import Weights
-from fastllm.step.workers import Workers
 
 if TYPE_CHECKING:
     from fastllm.formats.checkpoint import Checkpoint
@@ -126,7 +126,7 @@ class Runner:
         )
         self._prepare(writer)
         entry = objects.callable_at(functions["step"], STEP_ARGS)
-        self._workers = Workers(entry, self._context, self.n_threads, usable_cpus())
+        self._seat = Seat(entry, self._context, self.n_threads, usable_cpus())
         self._pid, self._lock = os.getpid(), threading.Lock()
         self._closed = False
         self.load_s = time.perf_counter() - started
@@ -296,7 +296,7 @@ class Runner:
 
     def _run(self) -> None:
         """Run the table; an op that failed has changed nothing but its own sequence's blocks."""
-        failure = self._workers.run()
+        failure = self._seat.run()
         if failure == Failure.NONE:
             return
         token = int(self._context[Context.ERROR_TOKEN])
@@ -368,7 +368,7 @@ class Runner:
             if self._closed:
                 return
             self._closed = True
-            self._workers.close()
+            self._seat.close()
             self._embed.close()
             if self._positions is not None:
                 self._positions.close()

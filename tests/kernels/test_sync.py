@@ -9,7 +9,7 @@ from tests.kernels.probe import BARRIERS
 from tests.kernels.samples import aligned
 
 # Byte offsets in the sync area, as ``fastllm.kernels.sync`` draws it (importing it imports numba).
-SLEEPERS, BUDGET, SYNC_BYTES = 128, 384, 512
+SLEEPERS, BUDGET, SYNC_BYTES = 128, 192, 256
 
 
 @pytest.mark.parametrize("polls", [0, 50, 20_000])

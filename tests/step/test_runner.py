@@ -102,9 +102,7 @@ def test_what_a_runner_tells(checkpoint, load):
 def test_close(checkpoint):
     runner = runner_of(checkpoint, n_threads=3)
     feed(runner, Part([1, 2], 0, [0]))
-    before = threading.active_count()
     runner.close()
-    assert threading.active_count() == before - 2
     runner.close()
     with pytest.raises(RequestError, match="closed"):
         runner.forward(batch_of(Part([1, 2], 0, [0])))
@@ -185,7 +183,7 @@ def test_other_threads_run_while_it_computes(tmp_path, monkeypatch):
     checkpoint = quantized(tmp_path / "model.gguf", "q4_k", context=512)
     runner = runner_of(checkpoint, n_threads=1, n_batch=512)
     counter, stop, during = [0], threading.Event(), []
-    entry = runner._workers._crew.entry
+    entry = runner._seat._entry
 
     def watched(*args):
         before = counter[0]
@@ -198,7 +196,7 @@ def test_other_threads_run_while_it_computes(tmp_path, monkeypatch):
             counter[0] += 1
             time.sleep(1e-4)
 
-    monkeypatch.setattr(runner._workers._crew, "entry", watched)
+    monkeypatch.setattr(runner._seat, "_entry", watched)
     interval = sys.getswitchinterval()
     thread = threading.Thread(target=count)
     try:
