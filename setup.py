@@ -1,7 +1,8 @@
 """The one compiled module; everything else is in pyproject.toml.
 
 It is built on Linux, where a C compiler is found. Without it (or with ``FASTLLM_PURE=1``) the
-package still works: `fastllm.flash.pure` does the same in plain Python, more slowly.
+package still works: `fastllm.flash.pure` and `fastllm.memory.pages` do the same in plain Python,
+more slowly.
 """
 
 import os

@@ -26,10 +26,10 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from fastllm.flash.arena import Arena
 from fastllm.kernels.road import choose_road
 from fastllm.machine.cpus import physical_cores, usable_cpus
 from fastllm.machine.disks import DiskRate, read_rate
+from fastllm.memory.arena import Arena
 
 # Independent sums. avx512: latency 4-5 cycles on two units, rounded up. Elsewhere a sum takes two
 # or four registers of sixteen and its addition one cycle.

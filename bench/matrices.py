@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.limits import Crew
-from fastllm.flash.arena import Arena
 from fastllm.kernels import ops
 from fastllm.kernels.activations import layout_reference, token_bytes
 from fastllm.kernels.interpreter_codes import MATMUL_SCRATCH, OP_ARGS
@@ -16,6 +15,7 @@ from fastllm.kernels.layouts import LAYOUTS, ROWS, pack_reference
 from fastllm.kernels.objects import addresses, callable_at
 from fastllm.kernels.road import choose_road, wants_prefetch
 from fastllm.kernels.words import Context
+from fastllm.memory.arena import Arena
 from fastllm.quants import BLOCKS, quantize
 from fastllm.step.program import Program
 

@@ -51,7 +51,7 @@ def test_every_room_can_be_imported_where_posix_is_missing(python) -> None:
         "                          'sched_setaffinity', 'sysconf', 'O_DIRECT', 'posix_fadvise')),\n"
         "                    (signal, ('SIGKILL', 'SIGHUP', 'SIGALRM', 'pthread_sigmask'))):\n"
         "    for name in names: delattr(home, name)\n"
-        "sys.modules['fastllm._ext.reader'] = None\n"  # Linux only; flash has a twin
+        "sys.modules['fastllm._ext.reader'] = None\n"  # Linux only; it has twins
         "import fastllm\n"
         "compiled = []\n"
         "for module in pkgutil.walk_packages(fastllm.__path__, 'fastllm.'):\n"

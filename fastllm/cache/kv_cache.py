@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fastllm.flash.arena import Arena
 from fastllm.kernels import kv_page
+from fastllm.memory.arena import Arena
 from fastllm.models.layers import Decoder
 
 BLOCK_SIZE = kv_page.PAGE  # tokens of a block; a page is one block of one kv head

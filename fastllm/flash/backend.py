@@ -1,4 +1,4 @@
-"""Which implementation reads and allocates: the compiled extension or its twin in Python.
+"""Which implementation reads: the compiled extension or its twin in Python.
 
 ``FASTLLM_PURE=1`` asks for the twin; without the extension there is only the twin. ``fastllm
 doctor`` shows `NAME`.
@@ -6,10 +6,10 @@ doctor`` shows `NAME`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Protocol
 
+from fastllm._ext import WANTED
 from fastllm.flash import pure
 
 
@@ -42,16 +42,10 @@ class Backend(Protocol):
     def Pool(self, num_threads: int = 8, capacity: int = 1024) -> Pool:
         """Start a pool of threads."""
 
-    def huge_alloc(self, nbytes: int, touch: bool = False) -> int:
-        """Map memory for huge pages."""
-
-    def huge_free(self, address: int, nbytes: int) -> None:
-        """Unmap it."""
-
 
 def choose() -> tuple[str, Backend]:
     """Return the name ("native" or "pure") and the implementation this process uses."""
-    if os.environ.get("FASTLLM_PURE", "0") in ("", "0"):
+    if WANTED:
         try:
             from fastllm._ext import reader
         except ImportError:

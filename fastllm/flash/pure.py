@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 ALIGN = 4096
-HUGE_BYTES = 2 << 20
 
 _LINUX = sys.platform.startswith("linux")
 _SYS_CACHESTAT = 451  # Linux 6.5, the same on every architecture
@@ -153,38 +152,3 @@ def read_into(fd: int, memory: memoryview, offset: int) -> int:
             chunk = os.read(fd, len(memory))
     memory[: len(chunk)] = chunk
     return len(chunk)
-
-
-_maps: dict[int, mmap.mmap] = {}
-
-
-def huge_alloc(nbytes: int, touch: bool = False) -> int:
-    """Map private memory for huge pages and return its address, a multiple of 2 MiB."""
-    if nbytes < 0:
-        raise ValueError("nbytes must not be negative")
-    size = _round_up(nbytes)
-    try:
-        if hasattr(mmap, "MAP_PRIVATE"):
-            region = mmap.mmap(-1, size + HUGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        else:
-            region = mmap.mmap(-1, size + HUGE_BYTES)
-    except (OSError, OverflowError) as error:
-        raise MemoryError(f"cannot map {nbytes} bytes") from error
-    start = ctypes.addressof(ctypes.c_uint8.from_buffer(region))
-    address = -(-start // HUGE_BYTES) * HUGE_BYTES
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a wish: kernels without it still give small pages
-            region.madvise(mmap.MADV_HUGEPAGE, address - start, size)
-    if touch:
-        ctypes.memset(address, 0, size)
-    _maps[address] = region
-    return address
-
-
-def huge_free(address: int, nbytes: int) -> None:  # noqa: ARG001  the extension needs it
-    """Give back what `huge_alloc` returned."""
-    _maps.pop(address).close()
-
-
-def _round_up(nbytes: int) -> int:
-    return max(-(-nbytes // HUGE_BYTES), 1) * HUGE_BYTES

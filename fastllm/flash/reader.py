@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from fastllm.errors import ReadError
 from fastllm.flash import pure
-from fastllm.flash.arena import Arena
 from fastllm.flash.backend import BACKEND, Backend, Batch
+from fastllm.memory.arena import Arena
 
 ALIGN = 4096
 REQUEST_BYTES = 1 << 20
@@ -133,7 +133,7 @@ class FileReader:
         self, ranges: Sequence[tuple[int, int]], ring_bytes: int
     ) -> Generator[tuple[int, NDArray[np.uint8]], None, None]:
         # Not closed but dropped: a caller that holds on to a chunk keeps the ring mapped.
-        arena = Arena(ring_bytes, backend=self._backend)
+        arena = Arena(ring_bytes)
         base = arena.alloc(ring_bytes)
         ring = _Ring(ring_bytes)
         in_flight: deque[Batch] = deque()

@@ -11,13 +11,6 @@ from dataclasses import dataclass
 
 from fastllm.errors import BudgetError
 
-HUGE_BYTES = 2 << 20  # mappings are multiples of a huge page
-
-
-def mapped(nbytes: int) -> int:
-    """Return what a mapping of `nbytes` takes: whole huge pages, at least one."""
-    return max(-(-nbytes // HUGE_BYTES), 1) * HUGE_BYTES
-
 
 @dataclass(frozen=True)
 class Ledger:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastllm.flash.arena import Arena
 from fastllm.kernels.activations import token_bytes
+from fastllm.memory.arena import Arena
 
 _ROW_ALIGN = 64  # floats: rows begin on a cache line and have room for padded products
 

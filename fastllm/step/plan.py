@@ -16,7 +16,8 @@ from fastllm.errors import RequestError
 from fastllm.kernels.interpreter_codes import CHUNK_PAGES, scratch_layout
 from fastllm.kernels.kv_page import PAGE, padded_head_dim
 from fastllm.machine.memory import anonymous_bytes, available_bytes
-from fastllm.memory.ledger import Ledger, largest_context, mapped, settle_context
+from fastllm.memory.ledger import Ledger, largest_context, settle_context
+from fastllm.memory.pages import mapped
 from fastllm.models import roles
 from fastllm.models.bind import BoundModel
 from fastllm.models.layers import Decoder

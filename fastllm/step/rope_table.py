@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastllm.config import RopeConfig
-from fastllm.flash.arena import Arena
+from fastllm.memory.arena import Arena
 from fastllm.models.rope import cos_sin
 
 _STEP = 1024  # positions computed at a time

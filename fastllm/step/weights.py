@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastllm.errors import UnsupportedError
-from fastllm.flash.arena import Arena
 from fastllm.flash.reader import FileReader, ring_bytes
 from fastllm.kernels.layouts import LAYOUTS, ROWS, PanelLayout
 from fastllm.kernels.moves import move_table
+from fastllm.memory.arena import Arena
 from fastllm.models import roles
 from fastllm.models.bind import BoundModel, MatrixSource
 from fastllm.models.layers import Norm, walk

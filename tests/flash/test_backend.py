@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastllm.flash.arena import Arena
+from fastllm.memory.arena import Arena
 
 CONTENT = random.Random(1).randbytes(300_000)
 
@@ -30,7 +30,7 @@ def test_a_batch_of_many_reads(implementation, fd, num_threads: int, capacity: i
     order = random.Random(2)
     reads = [(order.randrange(250_000), order.randrange(50_000)) for _ in range(60)]
     pool = implementation.Pool(num_threads, capacity)
-    with Arena(4 << 20, backend=implementation) as arena:
+    with Arena(4 << 20) as arena:
         places = [arena.alloc(nbytes) for _, nbytes in reads]
         posted = [(*read, place) for read, place in zip(reads, places, strict=True)]
         assert pool.submit(fd, -1, posted, 4096).wait() == 0
@@ -41,7 +41,7 @@ def test_a_batch_of_many_reads(implementation, fd, num_threads: int, capacity: i
 
 def test_many_batches_in_flight(implementation, fd) -> None:
     pool = implementation.Pool(4)
-    with Arena(1 << 20, backend=implementation) as arena:
+    with Arena(1 << 20) as arena:
         places = [arena.alloc(1000) for _ in range(200)]
         batches = [pool.submit(fd, -1, [(i * 1000, 1000, p)]) for i, p in enumerate(places)]
         for i in random.Random(3).sample(range(200), 200):
@@ -53,7 +53,7 @@ def test_many_batches_in_flight(implementation, fd) -> None:
 
 def test_first_error_wins_and_the_rest_is_read(implementation, fd) -> None:
     pool = implementation.Pool(2)
-    with Arena(1 << 20, backend=implementation) as arena:
+    with Arena(1 << 20) as arena:
         good, bad = arena.alloc(100), arena.alloc(100)
         assert pool.submit(fd, -1, [(299_950, 100, bad), (7, 100, good)]).wait() == errno.ENODATA
         assert arena.view(good, 100).tobytes() == CONTENT[7:107]
@@ -65,7 +65,7 @@ def test_first_error_wins_and_the_rest_is_read(implementation, fd) -> None:
 
 def test_dropping_a_batch_waits_for_it(implementation, fd) -> None:
     pool = implementation.Pool(1)
-    with Arena(1 << 20, backend=implementation) as arena:
+    with Arena(1 << 20) as arena:
         place = arena.alloc(len(CONTENT))
         pool.submit(fd, -1, [(0, len(CONTENT), place)], 4096)
         assert arena.view(place, len(CONTENT)).tobytes() == CONTENT

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastllm.errors import BudgetError
-from fastllm.memory.ledger import HUGE_BYTES, Ledger, largest_context, mapped, settle_context
+from fastllm.memory.ledger import Ledger, largest_context, settle_context
+from fastllm.memory.pages import HUGE_BYTES, mapped
 
 FIXED = 10_000_000
 

@@ -5,10 +5,10 @@ import pytest
 from fastllm.cache import kv_cache
 from fastllm.cache.kv_cache import BLOCK_SIZE, block_bytes
 from fastllm.errors import BudgetError
-from fastllm.flash.arena import Arena
 from fastllm.flash.reader import FileReader
 from fastllm.formats.checkpoint import open_checkpoint
-from fastllm.memory.ledger import mapped
+from fastllm.memory.arena import Arena
+from fastllm.memory.pages import mapped
 from fastllm.models.bind import bind
 from fastllm.options import LoadOptions
 from fastllm.step import buffers, rope_table, weights

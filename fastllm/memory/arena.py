@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastllm.errors import BudgetError
-from fastllm.flash.backend import BACKEND, Backend
+from fastllm.memory.pages import PAGES, Pages
 
 
 class Arena:
@@ -30,8 +30,8 @@ class Arena:
         Rounded up to 2 MiB. Reads as zeros.
     touch : bool
         Back the region with pages now, so that a lack of memory shows here and not while serving.
-    backend : Backend, optional
-        Who maps the memory; by default what `fastllm.flash.backend` chose.
+    pages : Pages, optional
+        Who maps the memory; by default what `fastllm.memory.pages` chose.
 
     Attributes
     ----------
@@ -46,9 +46,9 @@ class Arena:
         The system refuses the mapping.
     """
 
-    def __init__(self, nbytes: int, *, touch: bool = False, backend: Backend = BACKEND) -> None:
+    def __init__(self, nbytes: int, *, touch: bool = False, pages: Pages = PAGES) -> None:
         try:
-            address = backend.huge_alloc(nbytes, touch)
+            address = pages.huge_alloc(nbytes, touch)
         except MemoryError as error:
             raise BudgetError(
                 f"cannot allocate {nbytes / 2**20:.0f} MiB of memory; free some, raise the limit "
@@ -57,7 +57,7 @@ class Arena:
         self.nbytes = nbytes
         self.used_bytes = 0
         self._address = address
-        self._free = weakref.finalize(self, backend.huge_free, address, nbytes)
+        self._free = weakref.finalize(self, pages.huge_free, address, nbytes)
         self._free.atexit = False  # threads may still read it while Python shuts down
 
     @property

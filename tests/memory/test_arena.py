@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastllm.errors import BudgetError
-from fastllm.flash.arena import Arena
-from fastllm.flash.backend import BACKEND
+from fastllm.memory.arena import Arena
 
 MIB = 1 << 20
 
@@ -25,7 +24,7 @@ def resident_kib() -> int:
 
 
 def test_alloc_is_aligned_and_zero(implementation) -> None:
-    with Arena(3 * MIB, backend=implementation) as arena:
+    with Arena(3 * MIB, pages=implementation) as arena:
         first = arena.alloc(1)
         second = arena.alloc(100, align=4096)
         assert first % (2 * MIB) == 0
@@ -36,7 +35,7 @@ def test_alloc_is_aligned_and_zero(implementation) -> None:
 
 
 def test_view_is_the_memory(implementation) -> None:
-    with Arena(MIB, backend=implementation) as arena:
+    with Arena(MIB, pages=implementation) as arena:
         address = arena.alloc(64)
         view = arena.view(address, 64)
         assert view.ctypes.data == address
@@ -47,13 +46,13 @@ def test_view_is_the_memory(implementation) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_touch_backs_all_of_it(implementation) -> None:
     before = resident_kib()
-    with Arena(16 * MIB, touch=True, backend=implementation):
+    with Arena(16 * MIB, touch=True, pages=implementation):
         assert resident_kib() - before >= 15 << 10
     assert resident_kib() - before < 4 << 10, "close gives the memory back"
 
 
 def test_dropped_arena_lives_as_long_as_its_views(implementation) -> None:
-    arena = Arena(MIB, backend=implementation)
+    arena = Arena(MIB, pages=implementation)
     free = arena._free
     view = arena.view(arena.alloc(8), 8)
     view[:] = 7
@@ -67,7 +66,7 @@ def test_dropped_arena_lives_as_long_as_its_views(implementation) -> None:
 
 
 def test_close_twice_and_use_after(implementation) -> None:
-    arena = Arena(MIB, backend=implementation)
+    arena = Arena(MIB, pages=implementation)
     address = arena.alloc(8)
     arena.close()
     arena.close()
@@ -79,7 +78,7 @@ def test_close_twice_and_use_after(implementation) -> None:
 
 
 def test_full(implementation) -> None:
-    with Arena(MIB, backend=implementation) as arena:
+    with Arena(MIB, pages=implementation) as arena:
         arena.alloc(MIB - 10)
         with pytest.raises(BudgetError, match=r"11 bytes do not fit: 1048566 of the 1048576"):
             arena.alloc(11, align=1)
@@ -90,13 +89,13 @@ def test_full(implementation) -> None:
 @pytest.mark.parametrize("nbytes", [1 << 60, 1 << 62, (1 << 63) - 1])
 def test_impossible_size(implementation, nbytes: int) -> None:
     with pytest.raises(BudgetError, match="cannot allocate"):
-        Arena(nbytes, backend=implementation)
+        Arena(nbytes, pages=implementation)
 
 
 def test_refuses_nonsense(implementation) -> None:
     with pytest.raises(ValueError, match="negative"):
-        Arena(-1, backend=implementation)
-    with Arena(0, backend=implementation) as arena:
+        Arena(-1, pages=implementation)
+    with Arena(0, pages=implementation) as arena:
         for nbytes, align in ((-1, 64), (1, 3), (1, 0), (1, 4 * MIB)):
             with pytest.raises(ValueError, match="cannot allocate"):
                 arena.alloc(nbytes, align)
@@ -109,7 +108,7 @@ def test_refuses_nonsense(implementation) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 12)), max_size=30))
 def test_pieces_do_not_overlap(pieces: list[tuple[int, int]]) -> None:
-    with Arena(MIB, backend=BACKEND) as arena:
+    with Arena(MIB) as arena:
         end = arena.alloc(0)
         for nbytes, power in pieces:
             address = arena.alloc(nbytes, 1 << power)
