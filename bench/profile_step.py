@@ -50,9 +50,9 @@ class Profile:
         self._run = runner._run
         runner._run = self._timed  # type: ignore[method-assign]
 
-    def _timed(self) -> None:
+    def _timed(self, first: int, end: int) -> None:
         started = time.perf_counter()
-        self._run()
+        self._run(first, end)
         self.native_s += time.perf_counter() - started
 
     def __enter__(self) -> Profile:
