@@ -10,18 +10,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fastllm.kernels.layouts import LAYOUTS
+from fastllm.options import KV_TYPES
 from fastllm.step.plan import MAX_LOGIT_ROWS
 from fastllm.step.runner import Runner
+from tests.golden.cases import cases
 from tests.step.batches import Part, assert_same_bits, batch_of, feed, feed_cut
 from tests.step.models import VOCAB, golden, quantized, runner_of
 
-# (golden model, type of keys and values): norms, caps, windows, biases, parallel layers, partly
-# rotated heads
-GOLDEN = (
-    ("llama-bias", "f16"), ("gemma2", "f16"), ("gemma3", "f32"), ("qwen3", "f16"),
-    ("opt-after", "f16"), ("falcon-new", "f16"), ("phi3-partial", "f16"), ("qwen2-sliding", "f16"),
-    ("mistral", "f16"),
-)  # fmt: skip
+# (golden model, type of keys and values): whatever a family can have
+GOLDEN = tuple((case.name, kv_type) for case in cases() for kv_type in KV_TYPES)
 LENGTH = 41  # more than a split batch, and no multiple of a tile
 EXAMPLES = settings(max_examples=12, deadline=None)
 
@@ -50,7 +47,7 @@ def model(request, load, tmp_path_factory):
     else:
         name, options["kv_type"] = request.param
         checkpoint, case = golden(name, folder / "model")
-        vocab, options["n_ctx"] = case.config["vocab_size"], case.n_ctx
+        vocab, options["n_ctx"] = case.logits.shape[1], case.n_ctx
     runner = load(checkpoint, n_threads=2, **options)
     ids = np.random.default_rng(5).integers(0, vocab, LENGTH).astype(np.int32)
     return Loaded(checkpoint, options, runner, ids, feed(runner, Part(ids, 0, [0])))

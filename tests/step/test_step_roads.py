@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.golden.cases import cases
 from tests.kernels.samples import FLOATS, POSSIBLE_ROADS
 from tests.step.batches import Part, assert_same_bits, feed, feed_cut
 from tests.step.models import VOCAB, golden, quantized, runner_of
@@ -13,7 +14,7 @@ CLOSE_FLOAT = 1e-3
 # on the way, and from there on all rounding differs: root mean square, as far as from the oracle.
 CLOSE_QUANTIZED = 0.05
 TYPES = ("q4_0", "q5_1", "q8_0", "iq4_nl", "q2_k", "q4_k", "q6_k", "iq4_xs", "f16", "bf16")
-GOLDEN = ("gemma2", "falcon-new", "opt", "qwen3")
+GOLDEN = tuple(case.name for case in cases())
 
 
 @pytest.fixture(scope="module", params=[*TYPES, *GOLDEN])
@@ -25,7 +26,7 @@ def model(request, tmp_path_factory):
         is_float = request.param in FLOATS
     else:
         checkpoint, case = golden(request.param, folder / "model")
-        vocab, is_float = case.config["vocab_size"], True
+        vocab, is_float = case.logits.shape[1], True
     ids = np.random.default_rng(0).integers(0, vocab, 35).astype(np.int32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTLLM_ROAD", POSSIBLE_ROADS[0].name)
@@ -57,3 +58,8 @@ def test_roads_agree(model, road, kv_type, monkeypatch):
         assert_same_bits(both, logits[[*range(9), 0]])
     finally:
         runner.close()
+    alone = runner_of(checkpoint, n_threads=1, n_ctx=64, num_blocks=2, kv_type=kv_type)
+    try:
+        assert_same_bits(feed_cut(alone, ids, [17], [1]), logits)
+    finally:
+        alone.close()
