@@ -11,7 +11,7 @@ import pytest
 
 from fastllm.conversion import as_gguf
 from fastllm.errors import FormatError, RequestError, UnsupportedError
-from fastllm.formats import quantize_file
+from fastllm.formats import checkpoint, quantize_file
 from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.formats.quantize_file import quantize_checkpoint
 from fastllm.models.bind import bind
@@ -140,3 +140,22 @@ def test_rows_in_any_cut_are_those_of_the_whole(tmp_path):
         np.testing.assert_array_equal(np.concatenate(rows), whole)
         with pytest.raises(RequestError, match="it has"):
             view.read_rows(name, info.shape[0], 1)
+
+
+@pytest.mark.parametrize("name", ["falcon-new", "llama", "phi3"])
+def test_no_more_is_read_at_a_time_than_is_converted(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(quantize_file, "_CHUNK", 300)
+    sizes = []
+    read = checkpoint.read_bytes
+
+    def seen(path, offset, num_bytes):
+        sizes.append(num_bytes)
+        return read(path, offset, num_bytes)
+
+    folder = open_checkpoint(materialize(case(name), tmp_path / "folder"))
+    view = as_gguf(folder)
+    largest_vector = max(t.nbytes for t in folder.tensors.values() if len(t.shape) == 1)
+    monkeypatch.setattr(checkpoint, "read_bytes", seen)
+    quantize_checkpoint(view, tmp_path / "m.gguf", "q8_0")
+    row = max(t.shape[-1] for t in folder.tensors.values())
+    assert max(sizes) <= 4 * max(300, row, largest_vector // 4)

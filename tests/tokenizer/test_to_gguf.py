@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import gguf
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from fastllm.errors import UnsupportedError
+from fastllm.errors import FormatError, ReadError, UnsupportedError
 from fastllm.formats.gguf import open_gguf
 from fastllm.formats.gguf_writer import write_gguf
 from fastllm.tokenizer import Tokenizer, pre, to_gguf
+from fastllm.tokenizer.sentencepiece_model import read_model
 from fastllm.tokenizer.to_gguf import gguf_keys
+from tests.tokenizer import tiny
 from tests.tokenizer.fixtures import NAMES, expected, files, tokenizer
 
 PRE = {
@@ -140,3 +145,27 @@ def test_rules_have_names(pre_name):
     name = pre.name_of(rule.patterns, ignore_merges=rule.ignore_merges)
     assert name == pre_name
     assert pre.name_of((*rule.patterns, "x"), ignore_merges=rule.ignore_merges) is None
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_damaged_sentencepiece_model_is_an_error(tmp_path, data):
+    raw = bytearray(tiny.spm_proto()[:4000] + tiny.spm_proto()[-300:])
+    for _ in range(data.draw(st.integers(0, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    del raw[data.draw(st.integers(0, len(raw))) :]
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(raw)
+    with contextlib.suppress(FormatError):
+        assert len(read_model(str(path)).scores) < 1000
+
+
+def test_a_sentencepiece_model_is_read_as_its_library_does(tmp_path):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(tiny.spm_proto(True, "<turn>"))
+    library, model = tiny.spm(True, "<turn>"), read_model(str(path))
+    assert model.is_bpe
+    assert model.scores == tuple(map(library.get_score, range(library.get_piece_size())))
+    assert model.user_defined == (library.piece_to_id("<turn>"),)
+    with pytest.raises(ReadError, match="cannot be read"):
+        read_model(str(tmp_path / "nothing"))
