@@ -241,8 +241,14 @@ _USUAL = (
 )
 
 
+# Falcon's own file cuts off the space before a number, too, which no token of its has.
+_FALCON_PIPELINE = (*PRE_RULES["falcon"].patterns[:2], r"\p{N}+", PRE_RULES["falcon"].patterns[2])
+
+
 def name_of(patterns: tuple[str, ...], *, ignore_merges: bool) -> str | None:
     """Return a ``tokenizer.ggml.pre`` value whose byte-level rule is this one, or None."""
+    if patterns == _FALCON_PIPELINE:
+        return "falcon"
     for name in (*_USUAL, *PRE_RULES):
         rule = PRE_RULES[name]
         if (rule.patterns, rule.ignore_merges) == (patterns, ignore_merges) and rule.byte_level:

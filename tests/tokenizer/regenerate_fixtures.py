@@ -1,6 +1,6 @@
 """Write ``fixtures/``: small tokenizers as transformers saves them, and what it makes of texts.
 
-    python -m tests.tokenizer.regenerate_fixtures
+    python -m tests.tokenizer.regenerate_fixtures [NAME ...]
 
 once with transformers 4 and once with 5 installed (and sentencepiece, protobuf). Each writes the
 folders that end in its number. ``expected.json`` beside a tokenizer holds texts, their ids with
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,20 @@ def smollm() -> Any:
         chat_template="{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
         "{% endfor %}",
     )
+
+
+def falcon() -> Any:
+    split = cuts.Sequence(
+        [
+            cuts.Punctuation("contiguous"),
+            cuts.ByteLevel(add_prefix_space=False),
+            cuts.Digits(individual_digits=False),
+            cuts.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
+        ]
+    )
+    tokenizer = byte_level(split)
+    end = AddedToken("<|endoftext|>", special=True, normalized=False)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end)
 
 
 def llama3() -> Any:
@@ -221,6 +236,7 @@ def flagged(make: Callable[[], Any]) -> Callable[[], Any]:
 MAKERS: dict[str, Callable[[], Any]] = {
     "gpt2": flagged(gpt2),
     "smollm": smollm,
+    "falcon": falcon,
     "llama3": llama3,
     "qwen2": flagged(qwen2),
     "llama2": lambda: llama2(True),
@@ -263,10 +279,12 @@ def expected(tokenizer: Any, decoder: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    for name, make in MAKERS.items():
+    for name in sys.argv[1:] or MAKERS:
+        if name not in MAKERS:
+            continue  # of the other version
         folder = FOLDER / f"{name}-{MAJOR}"
         shutil.rmtree(folder, ignore_errors=True)
-        tokenizer = make()
+        tokenizer = MAKERS[name]()
         tokenizer.save_pretrained(folder)
         again = type(tokenizer).from_pretrained(folder)
         decoder = again

@@ -23,6 +23,7 @@ from tests.tokenizer.fixtures import NAMES, expected, files, tokenizer
 PRE = {
     "gpt2": "gpt-2",
     "smollm": "smollm",
+    "falcon": "falcon",
     "llama3": "llama-bpe",
     "qwen2": "qwen2",
     "slow-opt": "gpt-2",
