@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fastllm.quants import dequantize, quantize
 
 # Root mean square error over that of the weights, for normal and for Laplace weights: what ggml's
-# reference quantizer reaches on the same kind of data, and 2 % more.
+# reference quantizer reaches on the same kind of data, and 0.4 % more.
 QUALITY = {
     "q4_k": {"normal": 0.0714, "laplace": 0.0846},
     "q5_k": {"normal": 0.0361, "laplace": 0.0428},
@@ -55,10 +55,10 @@ def test_error_is_bounded(name, seed, kind, scale):
 @pytest.mark.parametrize("kind", ["normal", "laplace"])
 def test_as_good_as_the_reference(name, kind):
     rng = np.random.default_rng(5)
-    x = rng.normal(size=(512, 256)) if kind == "normal" else rng.laplace(size=(512, 256))
+    x = rng.normal(size=(4000, 256)) if kind == "normal" else rng.laplace(size=(4000, 256))
     x = (x * 0.02).astype(np.float32)
     error = np.sqrt(np.mean((dequantize(name, quantize(name, x)) - x) ** 2) / np.mean(x**2))
-    assert error <= 1.02 * QUALITY[name][kind]
+    assert error <= 1.004 * QUALITY[name][kind]
 
 
 @pytest.mark.parametrize("name", MAX_ERROR)
