@@ -144,6 +144,9 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Turn ids into text; bytes that are not UTF-8 become U+FFFD.
 
+        Spaces are left as they are, whatever ``clean_up_tokenization_spaces`` of a folder says: it
+        would take them away before punctuation that had one.
+
         Raises
         ------
         RequestError
