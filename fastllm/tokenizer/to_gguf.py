@@ -1,10 +1,8 @@
 """A folder's tokenizer as the keys of a GGUF file.
 
-The format keeps a vocabulary and a few words on how to use it; a folder keeps a program. So the
-program is read for what the words can say: byte-level BPE, whose way to cut words must be one of
-those that have a name (`pre.name_of`), and BPE in sentencepiece's spelling, whose merges must be
-those of scores. Everything else is refused by name. Then the keys are read back, and both
-tokenizers must give the same tokens for `probe.probe_texts`.
+The format keeps a vocabulary and a few words on how to use it; a folder keeps a program, which
+`program` reads for what these words can say. Then the keys are read back, and both tokenizers must
+give the same tokens for `probe.probe_texts`.
 
 What readers of the format cannot know, but we can, has keys of ours under ``fastllm.tokenizer.``:
 
@@ -20,16 +18,15 @@ What readers of the format cannot know, but we can, has keys of ours under ``fas
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import fspath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastllm.errors import UnsupportedError
-from fastllm.tokenizer import hf_sentencepiece, pre, vocabulary
+from fastllm.tokenizer import hf_sentencepiece, program, vocabulary
 from fastllm.tokenizer.gguf_vocab import CUT_KEYS, KEY, OWN_KEY, load_gguf
 from fastllm.tokenizer.hf_config import Files, TokenizerConfig
 from fastllm.tokenizer.hf_vocab import from_library, open_library
@@ -37,7 +34,7 @@ from fastllm.tokenizer.loaded import LoadedVocabulary
 from fastllm.tokenizer.probe import probe_texts
 from fastllm.tokenizer.sentencepiece_model import read_model
 from fastllm.tokenizer.tokenizer import Tokenizer
-from fastllm.tokenizer.vocabulary import SPACE, Vocabulary
+from fastllm.tokenizer.vocabulary import SPACE
 
 # The ids that GGUF has keys for, by transformers' names of the tokens.
 _NAMED = {
@@ -47,8 +44,6 @@ _NAMED = {
     "cls_token": "cls_token_id",
     "mask_token": "mask_token_id",
 }
-# What cuts runs of signs: Unicode's punctuation, and ASCII's signs that Unicode calls symbols.
-_PUNCTUATION = r"[\p{P}\$\+<=>\^~\|`]+"
 
 
 @dataclass(frozen=True)
@@ -91,8 +86,10 @@ def gguf_keys(
     else:
         loaded = from_library(library, config, overruled="tokenizer.json" not in files)
         state = json.loads(library.to_str())
-        describe = _byte_level if loaded.vocabulary.byte_level else _sentencepiece
-        keys = describe(state, loaded)
+        if loaded.vocabulary.byte_level:
+            keys = program.byte_level(state)
+        else:
+            keys = program.sentencepiece(state, loaded.vocabulary)
     if f"{KEY}scores" in keys:
         scores = np.zeros(vocab_size, np.float32)
         known = keys[f"{KEY}scores"][:vocab_size]
@@ -103,159 +100,6 @@ def gguf_keys(
     keys |= _around(loaded, keys)
     keys |= _templates(loaded)
     return GGUFTokenizer(keys, _compare(Tokenizer(loaded), keys, vocab_size))
-
-
-# ---------------------------------------------------------------------- byte-level BPE
-def _byte_level(state: Mapping[str, Any], loaded: LoadedVocabulary) -> dict[str, Any]:  # noqa: ARG001
-    model = _bpe(state)
-    patterns = tuple(_cuts(_steps(state.get("pre_tokenizer"), "pretokenizers")))
-    name = pre.name_of(patterns, ignore_merges=bool(model.get("ignore_merges")))
-    if name is None:
-        shown = ", ".join(repr(pattern[:60]) for pattern in patterns) or "nothing"
-        raise UnsupportedError(
-            f"tokenizer.json cuts words by {shown}, which has no name among the values of "
-            "tokenizer.ggml.pre; run the folder itself"
-        )
-    keys: dict[str, Any] = {f"{KEY}model": "gpt2", f"{KEY}pre": name}
-    keys[f"{KEY}merges"] = _merge_lines(model)
-    for step in _steps(state.get("normalizer"), "normalizers"):
-        if step["type"] != "NFC":
-            raise _unsaid(f"a normalizer {step['type']}")
-        keys[f"{OWN_KEY}normalizer"] = "nfc"
-    return keys
-
-
-def _bpe(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    model: Mapping[str, Any] = state["model"]
-    if model.get("type", "BPE") != "BPE":
-        raise _unsaid(f"a model of kind {model['type']}")
-    for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
-        if model.get(key):
-            raise _unsaid(f"{key} {model[key]!r}")
-    return model
-
-
-def _unsaid(what: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"tokenizer.json has {what}, for which GGUF has no words; run the folder itself"
-    )
-
-
-def _steps(state: Any, several: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the steps of a normalizer or pre-tokenizer, sequences opened."""
-    if state is None:
-        return
-    if state["type"] == "Sequence":
-        for step in state[several]:
-            yield from _steps(step, several)
-    else:
-        yield state
-
-
-def _cuts(steps: Iterator[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the expressions whose matches are isolated, as `pre.PreRule` has them."""
-    for step in steps:
-        kind = step["type"]
-        if kind == "ByteLevel":
-            if step.get("add_prefix_space"):
-                raise _unsaid("a ByteLevel step that puts a space before the text")
-            if step.get("use_regex", True):
-                yield pre.pre_rule("gpt-2").patterns[0]
-        elif kind == "Digits":
-            yield r"\p{N}" if step.get("individual_digits") else r"\p{N}+"
-        elif kind == "Punctuation" and step.get("behavior") == "Contiguous":
-            yield _PUNCTUATION
-        elif kind == "Split" and "Regex" in step["pattern"]:
-            # "Removed, inverted" keeps matches alone; such expressions match every text whole.
-            way = (step["behavior"], bool(step["invert"]))
-            if way not in (("Isolated", False), ("Removed", True)):
-                raise _unsaid(f"a Split step of behavior {step['behavior']}")
-            yield step["pattern"]["Regex"]
-        else:
-            raise _unsaid(f"a pre-tokenizer step {kind}")
-
-
-def _pairs(model: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the merges; older files have them as lines."""
-    found = []
-    for merge in model["merges"]:
-        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-        found.append((left, right))
-    return found
-
-
-def _merge_lines(model: Mapping[str, Any]) -> list[str]:
-    pairs = _pairs(model)
-    if any(" " in left or " " in right for left, right in pairs):
-        raise _unsaid("merges of texts with spaces")
-    return [f"{left} {right}" for left, right in pairs]
-
-
-# ---------------------------------------------------------------------- sentencepiece's spelling
-def _sentencepiece(state: Mapping[str, Any], loaded: LoadedVocabulary) -> dict[str, Any]:
-    model, found = _bpe(state), loaded.vocabulary
-    if not model.get("byte_fallback") or found.kinds.count(vocabulary.BYTE) != 256:
-        raise _unsaid("a vocabulary of whole characters without a token for each byte")
-    unknown = found.ids.get(model.get("unk_token") or "")
-    if unknown is not None:
-        found.kinds[unknown] = vocabulary.UNKNOWN
-    scores = _scores(_pairs(model), found)
-    keys: dict[str, Any] = {f"{KEY}model": "llama", f"{KEY}pre": "default", f"{KEY}scores": scores}
-    adds_space = False
-    for step in _steps(state.get("normalizer"), "normalizers"):
-        if step["type"] == "Prepend" and step.get("prepend") == SPACE:
-            adds_space = True
-        elif step["type"] != "Replace" or step["pattern"] != {"String": " "}:
-            raise _unsaid(f"a normalizer {step['type']}")
-    for step in _steps(state.get("pre_tokenizer"), "pretokenizers"):
-        if step["type"] == "Split" and step["pattern"] == {"String": " "}:
-            continue  # in Gemma's file, whose normalizer leaves none
-        if step["type"] != "Metaspace" or step.get("replacement") != SPACE:
-            raise _unsaid(f"a pre-tokenizer step {step['type']}")
-        scheme = step.get("prepend_scheme", "always")
-        if scheme != "never":
-            adds_space = True
-            keys[f"{OWN_KEY}metaspace"] = scheme
-        ordinary = found.of_kind(vocabulary.NORMAL)
-        if step.get("split", True) and any(SPACE in text[1:] for text in ordinary):
-            raise _unsaid("a Metaspace step that cuts words, and tokens across its cuts")
-    keys[f"{KEY}add_space_prefix"] = adds_space
-    for added in state["added_tokens"]:
-        # What is looked for in the normalized text: in the text as it came it has spaces.
-        if added["normalized"] and not added["special"]:
-            found.tokens[added["id"]] = added["content"].replace(SPACE, " ")
-    return keys
-
-
-def _scores(pairs: Sequence[tuple[str, str]], found: Vocabulary) -> NDArray[np.float32]:
-    """Return scores that make sentencepiece merge as these pairs do: the earlier, the higher.
-
-    Raises
-    ------
-    UnsupportedError
-        There are none: it merges whatever two tokens make a third, all pairs of one token at once.
-    """
-    first: dict[str, int] = {}
-    last = ""
-    blocks = 0
-    for rank, (left, right) in enumerate(pairs):
-        text = left + right
-        first.setdefault(text, rank)
-        blocks += text != last
-        last = text
-    ordinary = found.of_kind(vocabulary.NORMAL)
-    known = set(pairs)
-    if blocks != len(first) or any(
-        (text[:at], text[at:]) not in known
-        for text in ordinary
-        for at in range(1, len(text))
-        if text[:at] in ordinary and text[at:] in ordinary
-    ):
-        raise _unsaid("merges that no scores of tokens stand for")
-    scores = np.zeros(len(found.tokens), np.float32)
-    for text, rank in first.items():
-        scores[found.ids[text]] = -rank
-    return scores
 
 
 def _sentencepiece_model(path: str, loaded: LoadedVocabulary) -> dict[str, Any]:
@@ -280,7 +124,6 @@ def _sentencepiece_model(path: str, loaded: LoadedVocabulary) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------------- every kind
 def _tokens(loaded: LoadedVocabulary, vocab_size: int) -> dict[str, Any]:
     """Return one token for each row of the embedding, and how some want to be cut out."""
     found = loaded.vocabulary
@@ -320,7 +163,9 @@ def _around(loaded: LoadedVocabulary, keys: Mapping[str, Any]) -> dict[str, Any]
     bos, eos = (keys.get(f"{KEY}{name}_token_id") for name in ("bos", "eos"))
     if loaded.prefix_ids not in ((), (bos,)) or loaded.suffix_ids not in ((), (eos,)):
         around = [loaded.vocabulary.tokens[i] for i in (*loaded.prefix_ids, *loaded.suffix_ids)]
-        raise _unsaid(f"{', '.join(map(repr, around))} around a text, other than BOS and EOS")
+        raise program.unsaid(
+            f"{', '.join(map(repr, around))} around a text, other than BOS and EOS"
+        )
     return {
         f"{KEY}add_bos_token": bool(loaded.prefix_ids),
         f"{KEY}add_eos_token": bool(loaded.suffix_ids),
