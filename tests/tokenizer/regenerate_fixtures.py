@@ -153,11 +153,11 @@ def sentencepiece_folder(add_dummy_prefix: bool, user_defined: str = "") -> str:
     return folder
 
 
-def llama2(legacy: bool) -> Any:
+def llama2(legacy: bool, **more: Any) -> Any:
     path = sentencepiece_folder(True) + "/tokenizer.model"
     if MAJOR >= 5:  # which reads as not legacy whatever was saved
-        return transformers.LlamaTokenizer.from_pretrained(Path(path).parent)
-    return transformers.LlamaTokenizerFast(path, legacy=legacy)
+        return transformers.LlamaTokenizer.from_pretrained(Path(path).parent, **more)
+    return transformers.LlamaTokenizerFast(path, legacy=legacy, **more)
 
 
 def phi3() -> Any:
@@ -240,6 +240,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "llama3": llama3,
     "qwen2": flagged(qwen2),
     "llama2": lambda: llama2(True),
+    "llama2-ends": lambda: llama2(True, add_bos_token=False, add_eos_token=True),
     "llama2-flags": flagged(lambda: llama2(True)),
     "phi3": phi3,
     "gemma": flagged(gemma),
@@ -247,6 +248,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
 }
 if MAJOR < 5:  # later ones have no slow forms of these
     MAKERS |= {"llama2-first": lambda: llama2(False)}
+    MAKERS |= {"slow-flags": flagged(slow_llama2)}
     MAKERS |= {"slow-llama2": slow_llama2, "slow-opt": slow_opt}
 
 
@@ -288,7 +290,10 @@ def main() -> None:
         tokenizer.save_pretrained(folder)
         again = type(tokenizer).from_pretrained(folder)
         decoder = again
-        if name == "slow-llama2":  # which loses a space of the text; its fast form does not
+        if name in (
+            "slow-llama2",
+            "slow-flags",
+        ):  # which loses a space of the text; its fast form does not
             decoder = transformers.LlamaTokenizerFast.from_pretrained(folder)
         rows = json.dumps(expected(again, decoder), separators=(",", ":"))
         (folder / "expected.json").write_text(rows.replace("],", "],\n") + "\n")
