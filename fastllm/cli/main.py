@@ -109,11 +109,13 @@ def run(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         process.silence_stdout()
         return 1
-    except (FastLLMError, OSError) as error:
+    except (FastLLMError, OSError, MemoryError) as error:
         if state.get("verbose"):
             raise
         if isinstance(error, FastLLMError):
             text, code = str(error), error.exit_code
+        elif isinstance(error, MemoryError):
+            text, code = "out of memory: free some, or raise the limit (ulimit -v, container)", 1
         else:
             text, code = _of_system(error), 1
         print(f"fastllm: {' '.join(text.split())}", file=sys.stderr)

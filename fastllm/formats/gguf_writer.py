@@ -70,7 +70,8 @@ def write_gguf(
     Parameters
     ----------
     path : path
-        Replaced if it exists, once the new file is whole.
+        Replaced if it exists, once the new file is whole; of a link what it points to. What is no
+        regular file (a device, a pipe) is refused: the rename would put a file in its place.
     metadata : mapping of str to value
         Inferred types: bool; int -> uint32, or int32, int64, uint64 where it does not fit;
         float -> float32; str; NumPy arrays of numbers as they are; lists by their elements
@@ -90,8 +91,11 @@ def write_gguf(
     """
     path = os.fspath(path)
     header = _header(metadata, tensors)
-    part = f"{path}.{secrets.token_hex(4)}.part"
+    final = os.path.realpath(path) if os.path.islink(path) else path
+    part = f"{final}.{secrets.token_hex(4)}.part"
     try:
+        if os.path.lexists(final) and not os.path.isfile(final):
+            raise FastLLMError(f"{path}: is no regular file; write to another name")
         # "x": whatever lies there already is not ours.
         with open(part, "xb") as file:
             file.write(header)
@@ -100,7 +104,7 @@ def write_gguf(
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()
-        os.replace(part, path)
+        os.replace(part, final)
     except OSError as error:
         _remove(part)
         if isinstance(error, FastLLMError):  # from whoever makes the chunks
@@ -109,7 +113,7 @@ def write_gguf(
     except BaseException:
         _remove(part)
         raise
-    _sync_folder(os.path.dirname(path) or ".")
+    _sync_folder(os.path.dirname(final) or ".")
     return size
 
 

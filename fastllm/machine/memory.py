@@ -1,7 +1,8 @@
 """How much memory this process may use, how much of it is free, and how much it uses.
 
-The smallest limit on the path up through the control groups counts, and the machine's memory. What
-page cache holds is free for the taking: the kernel drops clean pages before it kills anyone.
+The smallest limit on the path up through the control groups counts, the process's own (``ulimit``)
+and the machine's memory. What page cache holds is free for the taking: the kernel drops clean pages
+before it kills anyone.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def limit_bytes(root: Path = ROOT) -> tuple[int, str]:
     -------
     nbytes : int
     source : str
-        "MemTotal", the file of the limit, or "unknown" (then 4 GiB is a guess).
+        "MemTotal", the file of the limit, "ulimit -v", "ulimit -d", or "unknown" (then 4 GiB is a
+        guess).
     """
     best = _machine_bytes("MemTotal", root)
     source = "MemTotal" if best else "unknown"
@@ -38,6 +40,9 @@ def limit_bytes(root: Path = ROOT) -> tuple[int, str]:
     for limit, file, _ in _limits(root):
         if limit < best:
             best, source = limit, str(file)
+    for limit, name, _ in _own_limits(root):
+        if limit < best:
+            best, source = limit, name
     return best, source
 
 
@@ -52,8 +57,8 @@ def available_bytes(root: Path = ROOT) -> int:
     Returns
     -------
     int
-        The least of the machine's MemAvailable and, for every limit on the way up, limit minus use
-        (page cache not counted); never negative.
+        The least of the machine's MemAvailable and, for every limit on the way up and the process's
+        own, limit minus use (page cache not counted); never negative.
     """
     free = [_machine_bytes("MemAvailable", root) or limit_bytes(root)[0]]
     for limit, file, version in _limits(root):
@@ -62,6 +67,7 @@ def available_bytes(root: Path = ROOT) -> int:
         stat = read_text(file.parent / "memory.stat")
         cache = sum(_stat(stat, f"{names[1]}{kind}_file") for kind in ("inactive", "active"))
         free.append(limit - max(used - cache, 0))
+    free += [limit - used for limit, _, used in _own_limits(root)]
     return max(min(free), 0)
 
 
@@ -136,6 +142,20 @@ def _limits(root: Path) -> list[tuple[int, Path, int]]:
                 limit = read_int(folder / name)
                 if limit is not None and 0 <= limit < UNLIMITED:
                     found.append((limit, folder / name, group.version))
+    return found
+
+
+def _own_limits(root: Path) -> list[tuple[int, str, int]]:
+    """Return (limit, name, use) of what the process itself may map, as batch systems set it."""
+    limits, status = read_text(root / "proc/self/limits"), read_text(root / "proc/self/status")
+    found = []
+    for title, name, used in (
+        ("Max address space", "ulimit -v", "VmSize"),
+        ("Max data size", "ulimit -d", "VmData"),
+    ):
+        soft = re.search(rf"^{title} +(\d+) ", limits, re.M)
+        if soft:  # else "unlimited"
+            found.append((int(soft[1]), name, _kib(status, used)))
     return found
 
 

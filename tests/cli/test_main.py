@@ -53,6 +53,16 @@ def test_an_error_of_several_lines_is_shown_in_one(monkeypatch, capsys):
     assert capsys.readouterr().err == "fastllm: one two\n"
 
 
+def test_out_of_memory_is_one_line(monkeypatch, capsys):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("fastllm.hub.resolve.pull", fail)
+    assert main.run(["pull", "smollm2"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fastllm: out of memory")
+
+
 def test_ctrl_c_is_130(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 
 import numpy as np
 import pytest
@@ -172,3 +173,24 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, call):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(FastLLMError, match="cannot be written: No such file"):
         write_gguf(tmp_path / "no" / "x.gguf", {}, [])
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    for path in (pipe, tmp_path / "link", tmp_path):
+        with pytest.raises(FastLLMError, match="no regular file"):
+            write_gguf(path, {}, [])
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_of_a_link_its_target_is_written(tmp_path):
+    (tmp_path / "other").mkdir()
+    link, target = tmp_path / "link.gguf", tmp_path / "other" / "model.gguf"
+    link.symlink_to(target)
+    for _ in range(2):  # a link to nothing first
+        write_gguf(link, {"general.name": "x"}, [])
+        assert link.is_symlink()
+        assert open_gguf(target).metadata == {"general.name": "x"}
+    assert [path.name for path in target.parent.iterdir()] == ["model.gguf"]

@@ -52,6 +52,20 @@ def test_v1(tmp_path: Path) -> None:
     assert memory.usage_bytes(root) == GIB // 2
 
 
+def test_limits_of_the_process_itself(tmp_path: Path) -> None:
+    limits = "Limit                     Soft Limit           Hard Limit           Units     \n"
+    limits += f"Max data size             {3 * GIB}           unlimited            bytes     \n"
+    limits += f"Max address space         {4 * GIB}           {8 * GIB}           bytes     \n"
+    status = f"VmSize:\t {GIB >> 10} kB\nVmData:\t {GIB >> 12} kB\n"
+    root = write(machine(tmp_path), {"proc/self/limits": limits, "proc/self/status": status})
+    assert memory.limit_bytes(root) == (3 * GIB, "ulimit -d")
+    assert memory.available_bytes(root) == 3 * GIB - GIB // 4
+    limits = limits.replace(str(3 * GIB), "unlimited")
+    write(root, {"proc/self/limits": limits})
+    assert memory.limit_bytes(root) == (4 * GIB, "ulimit -v")
+    assert memory.available_bytes(root) == 3 * GIB
+
+
 @pytest.mark.parametrize("limit", ["max", "", str(0x7FFFFFFFFFFFF000), "-1", "lots"])
 def test_no_limit(tmp_path: Path, limit: str) -> None:
     root = v2(machine(tmp_path), "/a", **{"a/memory__max": limit})
