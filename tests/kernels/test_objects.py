@@ -20,7 +20,6 @@ from fastllm.kernels import building, objects
 from fastllm.kernels.interpreter_codes import PACK_ARGS
 from fastllm.kernels.layouts import LAYOUTS, pack_reference
 from fastllm.kernels.moves import move_table
-from fastllm.kernels.ops import UNITS
 from fastllm.kernels.road import ROADS, choose_road, describe, host_features, road_named
 from tests.kernels.samples import POSSIBLE_ROADS, aligned
 
@@ -339,9 +338,9 @@ def test_a_second_process_imports_no_numba(python, tmp_path):
         "runner.close()\n"
         "print(json.dumps(sorted(sys.modules)))\n"
     )
-    objects.addresses(
-        ["step", "pack", "pick", *UNITS, "mm_f32"]
-    )  # the first start may have to compile
+    # The first start may have to compile: what this process has loaded may lie in no cache, or in
+    # that of a test with a home of its own.
+    assert python(code).returncode == 0
     done = python(code)
     assert done.returncode == 0, done.stderr
     modules = json.loads(done.stdout)
