@@ -135,20 +135,34 @@ class ChatPrompt:
     ) -> list[Message]:
         """Return the conversation without its oldest turns; see `LLM.fitting_messages`."""
         from fastllm.chat.messages import checked_messages, checked_tools
-        from fastllm.chat.turns import without_oldest_turn
+        from fastllm.chat.turns import last_turns, num_turns
 
         reserve = whole_number("reserve", reserve, 1, n_ctx)
         tools = checked_tools(tools)  # an iterator is read once
-        kept: list[Message] = list(checked_messages(messages))
-        while (used := len(self.token_ids(kept, tools, template_args))) + reserve > n_ctx:
-            shorter = without_oldest_turn(kept)
-            if shorter is None:
-                raise ContextLengthError(
-                    f"the last turn alone takes {used} tokens and the answer {reserve}; the "
-                    f"context holds {n_ctx}: shorten it or load with a larger n_ctx (-c)"
-                )
-            kept = shorter
-        return kept
+        every: list[Message] = list(checked_messages(messages))
+
+        def used(turns: int) -> int:
+            return len(self.token_ids(last_turns(every, turns), tools, template_args))
+
+        most = num_turns(every)
+        if (tokens := used(most)) + reserve <= n_ctx:
+            return every
+        if most > 1:
+            tokens = used(1)
+        if tokens + reserve > n_ctx:
+            raise ContextLengthError(
+                f"the last turn alone takes {tokens} tokens and the answer {reserve}; the context "
+                f"holds {n_ctx}: shorten it or load with a larger n_ctx (-c)"
+            )
+        # From the short end, in doubling steps: what is laid out is little longer than what fits.
+        fits, too_many = 1, most
+        while too_many - fits > 1:
+            middle = min(2 * fits, (fits + too_many) // 2)
+            if used(middle) + reserve <= n_ctx:
+                fits = middle
+            else:
+                too_many = middle
+        return last_turns(every, fits)
 
     def _field_shield(self) -> FieldShield:
         if self._shield is None:

@@ -7,6 +7,8 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fastllm import LLM, SamplingParams, scoring
 from fastllm.chat import ChatTemplate
@@ -243,6 +245,36 @@ def test_a_conversation_is_shortened_by_whole_turns():
     assert llm.fitting_messages(talk, reserve=100 - used) == short
     with pytest.raises(ContextLengthError, match="the last turn alone"):
         llm.fitting_messages(talk, reserve=100 - used + 1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=40), st.integers(40, 400))
+@settings(max_examples=60, deadline=None)
+def test_a_conversation_loses_as_few_turns_as_will_do(turns, n_ctx):
+    llm = fake_llm(n_ctx=n_ctx)
+    talk = [{"role": "system", "content": "kind"}]
+    for length, answered in turns:
+        talk.append({"role": "user", "content": "q" * length})
+        talk += [{"role": "assistant", "content": "ok"}] if answered else []
+    talk.append({"role": "user", "content": "bye"})
+    starts = [i for i, m in enumerate(talk) if m["role"] == "user"]
+    shortened = [talk, *([talk[0], *talk[i:]] for i in starts[1:])]  # by one turn after the other
+    expected = next(s for s in shortened if len(llm.chat_token_ids(s)) + 5 <= n_ctx)
+    assert llm.fitting_messages(talk, reserve=5) == expected
+
+
+def test_a_long_conversation_is_laid_out_few_times(monkeypatch):
+    llm = fake_llm(n_ctx=200)
+    talk = [{"role": "user", "content": str(i)} for i in range(2000)]
+    rendered = []
+    render = ChatTemplate.render
+
+    def counted(self, messages, *args, **kwargs):
+        rendered.append(len(messages))
+        return render(self, messages, *args, **kwargs)
+
+    monkeypatch.setattr(ChatTemplate, "render", counted)
+    kept = llm.fitting_messages(talk, reserve=10)
+    assert sum(rendered) < len(talk) + 20 * len(kept)
 
 
 def test_an_llm_says_why_it_cannot_be_pickled_or_copied():

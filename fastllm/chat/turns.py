@@ -9,13 +9,22 @@ M = TypeVar("M", bound=Mapping[str, Any])
 _KEPT = ("system", "developer")
 
 
-def without_oldest_turn(messages: Sequence[M]) -> list[M] | None:
-    """Return the conversation without its oldest turn, or None where only the last one is left.
+def num_turns(messages: Sequence[M]) -> int:
+    """Return how many turns a conversation has, at least one.
 
     A turn begins with a user's message and goes on to the next one's: answers, tool calls and their
-    results stay or go together. Messages of the system are never dropped.
+    results stay or go together.
     """
-    starts = [i for i, message in enumerate(messages) if message["role"] == "user"]
-    if len(starts) < 2:
-        return None
-    return [m for i, m in enumerate(messages) if i >= starts[1] or m["role"] in _KEPT]
+    return max(1, len(_starts(messages)))
+
+
+def last_turns(messages: Sequence[M], count: int) -> list[M]:
+    """Return the last turns of a conversation, with the messages of the system before them."""
+    starts = _starts(messages)
+    if count >= max(1, len(starts)):
+        return list(messages)
+    return [m for i, m in enumerate(messages) if i >= starts[-count] or m["role"] in _KEPT]
+
+
+def _starts(messages: Sequence[M]) -> list[int]:
+    return [i for i, message in enumerate(messages) if message["role"] == "user"]
