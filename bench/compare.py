@@ -3,7 +3,8 @@
 ::
 
     python bench/compare.py MODEL --peer /path/to/llama-bench [--peer NAME=PATH ...]
-        [--peer llama-cpp-python] [-p 512] [-n 128] [-t 2] [--rounds 5] [-o md|json]
+        [--peer before=/path/to/fastllm] [--peer llama-cpp-python]
+        [-p 512] [-n 128] [-t 2] [--rounds 5] [-o md|json]
 
 Every round runs every engine once, as a process of its own that loads the model, warms up and
 measures; the order rotates from round to round. A ratio is taken within a round, because on a
@@ -79,10 +80,12 @@ def engines(options: argparse.Namespace) -> list[Engine]:
             continue
         name, _, path = peer.rpartition("=")
         if not Path(path).is_file():
-            sys.exit(f"--peer {peer}: no such file; give the path of a llama-bench")
-        found.append(
-            Engine(name or path, [path, "-m", file, *flags, "-o", "json"], read_llama_bench)
-        )
+            sys.exit(f"--peer {peer}: no such file; give the path of a llama-bench or a fastllm")
+        if Path(path).name == OURS:  # another version of ours
+            command, read = [path, "bench", file, *flags, "-o", "json"], read_ours
+        else:
+            command, read = [path, "-m", file, *flags, "-o", "json"], read_llama_bench
+        found.append(Engine(name or path, command, read))
     return found
 
 
@@ -174,7 +177,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="[NAME=]PATH",
-        help=f"a llama-bench binary, or {PYTHON_PEER}; may be given several times",
+        help=f"a llama-bench binary, the {OURS} command of another environment, or {PYTHON_PEER}; "
+        "may be given several times",
     )
     parser.add_argument("-p", "--n-prompt", default="512", help="tokens, with commas between")
     parser.add_argument("-n", "--n-gen", default="128", help="tokens, with commas between")

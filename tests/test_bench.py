@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +50,31 @@ def test_a_step_is_profiled_op_by_op(tmp_path, what):
     assert rows["mlp.down_proj"] == str(tiny_gguf.LAYERS)
     assert rows["norm"] == str(2 * tiny_gguf.LAYERS + 1)
     assert {"attention", "self_attn.q_proj", "rope"} <= set(rows)
+
+
+def test_two_models_at_once(tmp_path):
+    path = tmp_path / "tiny.gguf"
+    tiny_gguf.write(path)
+    out = run("-m", "bench.two_models", str(path), "-t", "1", "-n", "20", "-r", "1")
+    assert re.search(r"^median share \d\.\d\d", out, re.MULTILINE)
+
+
+def test_a_whole_process_beside_another(tmp_path):
+    path, other = tmp_path / "tiny.gguf", tmp_path / "fastllm"
+    tiny_gguf.write(path, tokenizer=True)
+    other.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m fastllm "$@"\n')
+    other.chmod(0o755)
+    out = run("-m", "bench.whole_process", str(path), "-r", "1", "--against", f"before={other}")
+    assert [line.split("|")[1].strip() for line in out.splitlines()[2:]] == ["fastllm", "before"]
+
+
+def test_ours_beside_another_version(tmp_path):
+    path, other = tmp_path / "tiny.gguf", tmp_path / "fastllm"
+    tiny_gguf.write(path)
+    other.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m fastllm "$@"\n')
+    other.chmod(0o755)
+    options = ["-p", "8", "-n", "4", "-t", "1", "--rounds", "1", "-o", "json"]
+    out = run("bench/compare.py", str(path), "--peer", f"before={other}", *options)
+    tests = json.loads(out)["tests"]
+    assert [test["name"] for test in tests] == ["pp8", "tg4"]
+    assert all(test["peers"]["before"]["ratio"]["median"] > 0 for test in tests)
