@@ -11,7 +11,9 @@ from tests.naive.forward import forward
 from tests.naive.weights import weights_of
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen2-yarn-tied", "qwen3", "llama-bias", "llama-tied"])
+@pytest.mark.parametrize(
+    "name", ["qwen2", "qwen2-yarn-tied", "qwen3", "llama-bias", "llama-tied", "gemma2", "gemma3"]
+)
 def test_the_function_stays_and_the_numbers_do_not(name, tmp_path):
     one = case(name)
     source = open_checkpoint(materialize_gguf(one, tmp_path))
@@ -20,5 +22,8 @@ def test_the_function_stays_and_the_numbers_do_not(name, tmp_path):
     bound = bind(found)
     logits = forward(bound.decoder, weights_of(bound, found), one.token_ids, n_ctx=one.n_ctx)
     np.testing.assert_allclose(logits, one.logits, atol=1e-3 * one.logits.std())
-    before, after = (c.read_float32("blk.0.ffn_down.weight").reshape(-1) for c in (source, found))
-    assert abs(np.corrcoef(before, after)[0, 1]) < 0.2
+    for part in ("attn_q", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
+        values = found.read_float32(f"blk.0.{part}.weight") / source.read_float32(
+            f"blk.0.{part}.weight"
+        )
+        assert all(np.ptp(row) > 0.1 for row in values)
