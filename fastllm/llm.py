@@ -24,6 +24,7 @@ from fastllm.prompts import (
     ChatPrompt,
     Message,
     Prompt,
+    check_length,
     one_params,
     params_list,
     prompt_list,
@@ -392,7 +393,7 @@ class LLM:
         RequestError
             As `chat`.
         """
-        return self._chat_prompt().fitting(messages, self.n_ctx, reserve, tools, template_args)
+        return self._chat_prompt().fitting(messages, reserve, tools, template_args)
 
     def _chat_prompt(self) -> ChatPrompt:
         if self._chat_template is None:
@@ -400,7 +401,7 @@ class LLM:
                 f"{self.name or 'this model'} has no chat template: use generate (--no-chat)"
             )
         if self._prompt_maker is None:
-            self._prompt_maker = ChatPrompt(self._chat_template, self.tokenizer)
+            self._prompt_maker = ChatPrompt(self._chat_template, self.tokenizer, self.n_ctx)
         return self._prompt_maker
 
     # -- for asyncio ---------------------------------------------------------------------------
@@ -526,6 +527,7 @@ class LLM:
     # -- inside --------------------------------------------------------------------------------
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
+            check_length(prompt, self.n_ctx)
             ids = self.tokenizer.encode(prompt, add_special_tokens=True, parse_special=False)
         else:
             ids = token_id_list(prompt, "prompt")

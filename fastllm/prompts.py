@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Prompt = str | ListLike[int]
 Message = Mapping[str, Any]
+# The longest token of any public vocabulary, a run of spaces, has so many characters.
+MAX_TOKEN_CHARS = 512
 _TAKEN = frozenset(("self", "messages", "tools", "add_generation_prompt", "shield"))
 _TEMPLATE_ARGS = 'template_args must be a mapping such as {"enable_thinking": False}'
 
@@ -49,6 +51,24 @@ def one_prompt(prompt: Any, where: str = "prompt") -> Prompt:
         It is neither; a prompt is a text or a list of token ids.
     """
     return prompt if isinstance(prompt, str) else token_id_list(prompt, where)
+
+
+def check_length(text: str, n_ctx: int) -> None:
+    """Refuse a text that no tokenizer could bring into the context, before it is cut into tokens.
+
+    That would take minutes and some hundred bytes for each character.
+
+    Raises
+    ------
+    ContextLengthError
+        It has more than `MAX_TOKEN_CHARS` characters for each token of the context.
+    """
+    most = MAX_TOKEN_CHARS * n_ctx
+    if len(text) > most:
+        raise ContextLengthError(
+            f"a prompt of {len(text)} characters, but a context of {n_ctx} tokens takes at most "
+            f"{most}: shorten it or load with a larger n_ctx (-c)"
+        )
 
 
 def _is_number(item: Any) -> bool:
@@ -103,10 +123,12 @@ class ChatPrompt:
     ----------
     template : ChatTemplate
     tokenizer : Tokenizer
+    n_ctx : int
+        Tokens that prompt and answer may have together.
     """
 
-    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer):
-        self._template, self._tokenizer = template, tokenizer
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, n_ctx: int):
+        self._template, self._tokenizer, self._n_ctx = template, tokenizer, n_ctx
         self._shield: FieldShield | None = None
 
     def token_ids(
@@ -115,7 +137,15 @@ class ChatPrompt:
         tools: Iterable[Message] | None = None,
         template_args: Message | None = None,
     ) -> list[int]:
-        """Return the prompt of a conversation; see `LLM.chat`."""
+        """Return the prompt of a conversation; see `LLM.chat`.
+
+        Raises
+        ------
+        RequestError
+            The template refuses it.
+        ContextLengthError
+            As `check_length`; a prompt that is merely too long comes back as it is.
+        """
         text = self._template.render(
             messages,
             add_generation_prompt=True,
@@ -123,12 +153,12 @@ class ChatPrompt:
             shield=self._field_shield(),
             **_template_args(template_args),
         )
+        check_length(text, self._n_ctx)
         return self._tokenizer.encode(text, add_special_tokens=False, parse_special=True)
 
     def fitting(
         self,
         messages: Iterable[Message],
-        n_ctx: int,
         reserve: int,
         tools: Iterable[Message] | None = None,
         template_args: Message | None = None,
@@ -137,6 +167,7 @@ class ChatPrompt:
         from fastllm.chat.messages import checked_messages, checked_tools
         from fastllm.chat.turns import last_turns, num_turns
 
+        n_ctx = self._n_ctx
         reserve = whole_number("reserve", reserve, 1, n_ctx)
         tools = checked_tools(tools)  # an iterator is read once
         every: list[Message] = list(checked_messages(messages))
@@ -144,11 +175,16 @@ class ChatPrompt:
         def used(turns: int) -> int:
             return len(self.token_ids(last_turns(every, turns), tools, template_args))
 
+        def fit(turns: int) -> bool:
+            try:
+                return used(turns) + reserve <= n_ctx
+            except ContextLengthError:
+                return False
+
         most = num_turns(every)
-        if (tokens := used(most)) + reserve <= n_ctx:
+        if fit(most):
             return every
-        if most > 1:
-            tokens = used(1)
+        tokens = used(1)
         if tokens + reserve > n_ctx:
             raise ContextLengthError(
                 f"the last turn alone takes {tokens} tokens and the answer {reserve}; the context "
@@ -158,7 +194,7 @@ class ChatPrompt:
         fits, too_many = 1, most
         while too_many - fits > 1:
             middle = min(2 * fits, (fits + too_many) // 2)
-            if used(middle) + reserve <= n_ctx:
+            if fit(middle):
                 fits = middle
             else:
                 too_many = middle

@@ -262,6 +262,32 @@ def test_a_conversation_loses_as_few_turns_as_will_do(turns, n_ctx):
     assert llm.fitting_messages(talk, reserve=5) == expected
 
 
+def test_what_no_tokenizer_could_bring_into_the_context_is_not_tokenized(monkeypatch):
+    llm = fake_llm(n_ctx=50)
+    most = 512 * 50
+    encode, lengths = FakeTokenizer.encode, []
+
+    def counted(self, text, **how):
+        lengths.append(len(text))
+        return encode(self, text, **how)
+
+    monkeypatch.setattr(FakeTokenizer, "encode", counted)
+    long = [{"role": "user", "content": "x" * (most + 1)}]
+    for ask in (
+        lambda: llm.generate("x" * (most + 1)),
+        lambda: llm.stream("x" * (most + 1)),
+        lambda: llm.chat(long),
+        lambda: llm.fitting_messages(long),
+    ):
+        with pytest.raises(ContextLengthError, match=f"of 50 tokens takes at most {most}"):
+            ask()
+    assert not lengths
+    with pytest.raises(ContextLengthError, match="a prompt of 25601 tokens"):
+        llm.generate("x" * most)
+    last = [{"role": "user", "content": "bye"}]
+    assert llm.fitting_messages([*long, *last]) == last
+
+
 def test_a_long_conversation_is_laid_out_few_times(monkeypatch):
     llm = fake_llm(n_ctx=200)
     talk = [{"role": "user", "content": str(i)} for i in range(2000)]

@@ -89,12 +89,12 @@ def gguf_tokens(keys: Keys) -> tuple[int | None, tuple[int, ...]]:
     """Return the ids that begin and end a text, from ``tokenizer.ggml.*``."""
     tokens = Keys(keys.values, keys.where, "tokenizer.ggml.")
     ids = {
-        name: tokens.integer(f"{name}_token_id", low=0, high=(1 << 32) - 1)
+        name: tokens.integer(f"{name}_token_id", low=-1, high=(1 << 32) - 1)
         for name in ("bos", "eos", "eot", "eom")
         if tokens.has(f"{name}_token_id")
     }
-    # The largest 32-bit number is -1, "none".
-    ids = {name: token for name, token in ids.items() if token < MAX_VOCAB}
+    # -1 is "none", and so is the largest 32-bit number, which is what it is without a sign.
+    ids = {name: token for name, token in ids.items() if 0 <= token < MAX_VOCAB}
     ends = (ids[name] for name in ("eos", "eot", "eom") if name in ids)
     return ids.get("bos"), tuple(dict.fromkeys(ends))
 

@@ -21,6 +21,8 @@ MAX_VOCAB = 1 << 28
 
 def shown(value: object) -> str:
     """Return `value` for an error message, cut to one short line."""
+    if isinstance(value, list):  # of an array, NumPy's own numbers
+        value = [entry.item() if isinstance(entry, np.generic) else entry for entry in value[:64]]
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -91,7 +93,7 @@ class Keys:
         FormatError
             Missing without a default, not a whole number, or out of range.
         UnsupportedError
-            A list (one number a layer) whose entries differ.
+            A list (one number a layer, say) whose entries differ.
         """
         name, value = self.find(keys)
         if value is None:
@@ -99,7 +101,8 @@ class Keys:
         if isinstance(value, (list, tuple, np.ndarray)) and len(value):
             if any(entry != value[0] for entry in value):
                 raise UnsupportedError(
-                    f"{self.where}: {name} differs from layer to layer, which is not built"
+                    f"{self.where}: {name} is {shown(list(value))}, different numbers where one is "
+                    "built"
                 )
             value = value[0]
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):

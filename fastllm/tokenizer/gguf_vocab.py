@@ -157,7 +157,7 @@ def _numbers(metadata: Mapping[str, Any], key: str, count: int) -> list[Any]:
 def _token_id(
     metadata: Mapping[str, Any], key: str, default: int | None, found: Vocabulary
 ) -> int | None:
-    """Return an id the file names; one outside the vocabulary counts as not named."""
+    """Return an id the file names; one outside the vocabulary (-1, for one) names none."""
     value = metadata.get(KEY + key, default)
     return value if isinstance(value, int) and 0 <= value < len(found.tokens) else None
 

@@ -7,7 +7,8 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from fastllm.arguments import MAX_INT, shown, token_id_list, whole_number
-from fastllm.errors import FormatError, ModelNotFoundError, RequestError
+from fastllm.errors import BudgetError, FormatError, ModelNotFoundError, RequestError
+from fastllm.machine.memory import available_bytes
 from fastllm.tokenizer import vocabulary
 from fastllm.tokenizer.gguf_vocab import load_gguf
 from fastllm.tokenizer.loaded import LoadedVocabulary
@@ -16,6 +17,10 @@ from fastllm.tokenizer.special import SHIELD, SpecialSplitter
 if TYPE_CHECKING:
     from fastllm.formats.checkpoint import Checkpoint
 
+# The libraries end the process where memory does. They take 45 to 660 bytes a character, of
+# ordinary text in byte-level BPE 150; asking costs something, so only long texts are looked at.
+LONG_TEXT = 1 << 22
+CHARACTER_BYTES = 150
 
 class Tokenizer:
     """Text to ids and back. Immutable; safe from several threads.
@@ -107,6 +112,8 @@ class Tokenizer:
         ------
         RequestError
             Not a string, or it holds half a surrogate pair.
+        BudgetError
+            It is so long that cutting it up would take more memory than there is.
         """
         _require_text("text", text)
         try:
@@ -115,6 +122,8 @@ class Tokenizer:
             raise RequestError(
                 f"text is not valid Unicode: a lone surrogate at position {error.start}"
             ) from error
+        if len(text) > LONG_TEXT:
+            _check_memory(len(text))
         ids = self._encode(text, parse_special)
         return [*self._prefix_ids, *ids, *self._suffix_ids] if add_special_tokens else ids
 
@@ -175,6 +184,15 @@ class Tokenizer:
         """Return the id of a token as the file spells it, or None."""
         _require_text("piece", piece)
         return self._vocabulary.ids.get(piece)
+
+
+def _check_memory(length: int) -> None:
+    needed, free = length * CHARACTER_BYTES, available_bytes()
+    if needed > free:
+        raise BudgetError(
+            f"a text of {length} characters takes about {needed // 1_000_000} MB to cut into "
+            f"tokens and {free // 1_000_000} MB are free: encode it in pieces"
+        )
 
 
 def _require_text(name: str, value: object) -> None:

@@ -47,7 +47,7 @@ def control_ids(ours: Tokenizer, content: str, shield: FieldShield | None = None
     """Return the control tokens in the prompt of a message, in order."""
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": NEUTRAL}]
     if shield is None:
-        ids = ChatPrompt(template_of(ours), ours).token_ids(messages)
+        ids = ChatPrompt(template_of(ours), ours, 4096).token_ids(messages)
     else:
         text = template_of(ours).render(messages, shield=shield)
         ids = ours.encode(text, add_special_tokens=False, parse_special=True)

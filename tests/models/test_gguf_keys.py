@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from fastllm.errors import UnsupportedError
+from fastllm.errors import FormatError, UnsupportedError
 from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.models.bind import bind
+from fastllm.models.config_keys import gguf_tokens
+from fastllm.models.keys import Keys
 from tests.golden.gguf_changes import EVERY, FACTORS, FREQS, changed, write
 from tests.naive.forward import forward
 from tests.naive.weights import weights_of
@@ -69,3 +71,25 @@ def test_the_changes_have_effects():
         assert sum(model.has_effect for model in MODELS if model.name == name) >= 10
     tables = [model for model in MODELS if FACTORS in model.change or FREQS in model.change]
     assert {model.name for model in tables} == {"llama", "phi3"}
+
+
+@pytest.mark.parametrize("name", ["bos", "eos", "eot", "eom"])
+@pytest.mark.parametrize("value", [(1 << 32) - 1, -1, None], ids=["uint32", "int32", "absent"])
+def test_minus_one_names_no_token(name, value):
+    ids = {"bos": 1, "eos": 2, "eot": 3, "eom": 4, name: value}
+    metadata = {f"tokenizer.ggml.{which}_token_id": token for which, token in ids.items()}
+    bos, ends = gguf_tokens(Keys(metadata, "GGUF metadata", "llama."))
+    assert bos == (None if name == "bos" else 1)
+    assert ends == tuple(ids[which] for which in ("eos", "eot", "eom") if which != name)
+
+
+@pytest.mark.parametrize("value", [-2, 1 << 32, 1.5, "2", True])
+def test_other_numbers_are_no_token(value):
+    with pytest.raises(FormatError, match=r"tokenizer\.ggml\.eos_token_id is"):
+        gguf_tokens(Keys({"tokenizer.ggml.eos_token_id": value}, "GGUF metadata", "llama."))
+
+
+def test_several_end_tokens_under_one_key_are_named():
+    metadata = {"tokenizer.ggml.eos_token_id": np.array([1, 106], np.uint32)}
+    with pytest.raises(UnsupportedError, match=r"eos_token_id is \[1, 106\], different numbers"):
+        gguf_tokens(Keys(metadata, "GGUF metadata", "llama."))

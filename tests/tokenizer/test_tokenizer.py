@@ -17,7 +17,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, processors
 from tokenizers import Tokenizer as Library
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 
-from fastllm.errors import FormatError, ModelNotFoundError, UnsupportedError
+from fastllm.errors import BudgetError, FormatError, ModelNotFoundError, UnsupportedError
 from fastllm.tokenizer import Tokenizer, tokenizer_of
 from tests.tokenizer import tiny
 
@@ -409,3 +409,14 @@ def test_a_folders_tokenizer_is_pickled(kind, tmp_path):
     prompt = f"<u>\n{ours.shield('a </u> b')} </u>\n"
     assert again.encode(prompt, parse_special=True) == ours.encode(prompt, parse_special=True)
     assert again.decode([1, 2, 3]) == ours.decode([1, 2, 3])
+
+
+def test_a_text_beyond_the_memory_is_refused_before_the_library_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = Tokenizer.from_gguf(tiny.gpt2_metadata("llama-bpe"))
+    monkeypatch.setattr("fastllm.tokenizer.tokenizer.LONG_TEXT", 1000)
+    monkeypatch.setattr("fastllm.tokenizer.tokenizer.available_bytes", lambda: 200_000)
+    assert tokenizer.encode("a" * 1200)
+    with pytest.raises(BudgetError, match="a text of 1400 characters takes about 0 MB"):
+        tokenizer.encode("a" * 1400)
