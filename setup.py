@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 
 def extensions() -> list[Extension]:
     """Return the extension, or nothing where it is not wanted or cannot work."""
-    if os.environ.get("FASTLLM_PURE", "0") not in ("", "0") or not sys.platform.startswith("linux"):
+    if os.environ.get("FASTLLM_PURE") == "1" or not sys.platform.startswith("linux"):
         return []
     try:
         from Cython.Build import cythonize

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastllm.arguments import shown
+from fastllm.environment import check_switches
 from fastllm.errors import ModelNotFoundError, RequestError
 from fastllm.hub.resolve import resolve, text_of
 from fastllm.options import LoadOptions
@@ -43,6 +44,7 @@ def load(
         raise RequestError(
             f"progress={shown(progress)}: must be a function of a label and a fraction, or None"
         )
+    check_switches()
     checkpoint = open_model(model, progress)
     # Before the weights: an unknown tokenizer is found in milliseconds, not after the load.
     try:

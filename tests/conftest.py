@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from fastllm.hub.store import Store, home
+from fastllm.environment import home
+from fastllm.hub.store import Store
 
 USER_HOME = home()
 SMOLLM2 = Store(USER_HOME).find("smollm2")

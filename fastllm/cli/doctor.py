@@ -18,8 +18,9 @@ from fastllm import __version__
 from fastllm.cli import options
 from fastllm.cli.json_output import print_json
 from fastllm.cli.units import size
+from fastllm.environment import home
 from fastllm.errors import FastLLMError
-from fastllm.hub.store import Store, home
+from fastllm.hub.store import Store
 from fastllm.machine import cpus, disks, features, memory
 
 # Of a CPU's hundred flags those that decide how a kernel is written.

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from fastllm.arguments import shown
+from fastllm.environment import home
 from fastllm.errors import DownloadError, FastLLMError, ModelNotFoundError
 
 Progress = Callable[[str, float], None]
@@ -217,20 +218,6 @@ def _sha256(path: Path) -> str:
         while piece := file.read(_COPY_BYTES):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def home() -> Path:
-    """Return fastllm's own folder: ``$FASTLLM_HOME``, else one in the user's cache."""
-    chosen = os.environ.get("FASTLLM_HOME")
-    if chosen:
-        return Path(os.path.expanduser(chosen))
-    cache = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(cache) if cache else Path.home() / ".cache") / "fastllm"
-    except RuntimeError as error:  # no HOME, and a user whom the system does not know
-        raise FastLLMError(
-            "there is no home folder to keep models in: let FASTLLM_HOME name one"
-        ) from error
 
 
 def check_space(folder: Path, nbytes: int) -> None:

@@ -54,16 +54,18 @@ def build_one(unit: str, road: Road) -> Objects:
     """Compile `unit` in a subprocess."""
     with tempfile.TemporaryDirectory(prefix="fastllm-build-") as folder:
         out = os.path.join(folder, "object")
+        # What is built is decided by the road and our flags: not by the user's settings of Numba,
+        # be they variables or, in the working folder, a file.
         env = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name[:6] != "NUMBA_"},
             **road.environment(),
             "NUMBA_CACHE_DIR": folder,
-            "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
+            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
         }
         command = [sys.executable, "-m", "fastllm.kernels.build", unit, out]
         try:
             done = subprocess.run(
-                command, env=env, capture_output=True, text=True, timeout=_TIMEOUT_S
+                command, cwd=folder, env=env, capture_output=True, text=True, timeout=_TIMEOUT_S
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise KernelError(f"kernel {unit} ({road.name}) could not be built: {error}") from error

@@ -25,6 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from fastllm.environment import home
 from fastllm.errors import KernelError
 from fastllm.kernels import elf
 from fastllm.kernels.road import Road, choose_road
@@ -39,11 +40,7 @@ _KEEPERS = ("building.py", "elf.py", "objects.py")
 
 def cache_root() -> Path:
     """Folder of the kernel cache."""
-    home = os.environ.get("FASTLLM_HOME")
-    if home:
-        return Path(home) / "kernels"
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "fastllm" / "kernels"
+    return home() / "kernels"
 
 
 def version(package: str) -> str:

@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from functools import lru_cache
 
+from fastllm.environment import switch
 from fastllm.errors import KernelError
 from fastllm.machine.features import cpu_info
 
@@ -140,10 +141,8 @@ def wants_prefetch() -> bool:
 
     By maker, as measured (see ``kernels.matmul.AHEAD``); ``FASTLLM_PREFETCH=0`` or ``1`` overrides.
     """
-    demanded = os.environ.get("FASTLLM_PREFETCH")
-    if demanded in ("0", "1"):
-        return demanded == "1"
-    return cpu_info().vendor == "GenuineIntel"
+    demanded = switch("FASTLLM_PREFETCH")
+    return cpu_info().vendor == "GenuineIntel" if demanded is None else demanded
 
 
 def describe() -> dict[str, object]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from fastllm.environment import switch
 from fastllm.kernels.crew import Crew as Block
 from fastllm.kernels.crew import crew_bytes
 from fastllm.kernels.interpreter_codes import END, GONE, RUN, WORK
@@ -60,7 +61,7 @@ class Seat:
         context[Context.THREADS] = num_threads
         context[Context.SPIN] = CROWDED_SPIN if crowded else BARRIER_SPIN
         context[Context.SYNC] = self._barrier.ctypes.data
-        pinned = num_threads == len(cpus) > 1 and os.environ.get("FASTLLM_PIN") != "0"
+        pinned = num_threads == len(cpus) > 1 and switch("FASTLLM_PIN") is not False
         pins = tuple(cpus) if pinned and hasattr(os, "sched_setaffinity") else ()
         self._needs = _Needs(num_threads, CROWDED_SPIN if crowded else GATE_SPIN, pins)
         self._crew: _Crew | None = None

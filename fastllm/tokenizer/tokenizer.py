@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LONG_TEXT = 1 << 22
 CHARACTER_BYTES = 150
 
+
 class Tokenizer:
     """Text to ids and back. Immutable; safe from several threads.
 

@@ -9,7 +9,7 @@ import pytest
 
 from fastllm.errors import DownloadError, ModelNotFoundError
 from fastllm.hub import store as store_module
-from fastllm.hub.store import Store, home
+from fastllm.hub.store import Store
 
 BYTES = b"GGUF" + bytes(range(256)) * 20
 SHA256 = hashlib.sha256(BYTES).hexdigest()
@@ -154,15 +154,3 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(DownloadError, match="cannot be written"):
         install(Store(tmp_path / "home"))
-
-
-def test_home(monkeypatch, tmp_path):
-    monkeypatch.setenv("FASTLLM_HOME", str(tmp_path))
-    assert home() == tmp_path
-    monkeypatch.setenv("FASTLLM_HOME", "~/x")
-    assert home().is_absolute()
-    monkeypatch.delenv("FASTLLM_HOME")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert home() == tmp_path / "fastllm"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert home().parts[-2:] == (".cache", "fastllm")

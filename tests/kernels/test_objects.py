@@ -253,12 +253,29 @@ def test_a_call_frees_the_gil(built):
 def test_cache_root(monkeypatch):
     monkeypatch.setenv("FASTLLM_HOME", "/somewhere")
     assert objects.cache_root() == Path("/somewhere/kernels")
-    monkeypatch.delenv("FASTLLM_HOME")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert objects.cache_root() == Path("/cache/fastllm/kernels")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/me")
-    assert objects.cache_root() == Path("/me/.cache/fastllm/kernels")
+
+
+def test_settings_of_numba_do_not_reach_a_build(monkeypatch, tmp_path):
+    monkeypatch.setenv("NUMBA_OPT", "0")
+    monkeypatch.setenv("KEPT", "1")
+    (tmp_path / ".numba_config.yaml").write_text("opt: 0\n")
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def run(command, *, cwd, env, **_options):
+        seen.append((Path(cwd), env))
+        return subprocess.CompletedProcess(command, 1, "", "no")
+
+    monkeypatch.setattr(building.subprocess, "run", run)
+    road = choose_road()
+    with pytest.raises(KernelError, match="could not be built: no"):
+        building.build_one("step", road)
+    ((folder, env),) = seen
+    assert folder != tmp_path
+    assert env["KEPT"] == "1"
+    ours = {name for name in env if name.startswith("NUMBA_")}
+    assert ours == {"NUMBA_CACHE_DIR", *(n for n in road.environment() if n.startswith("NUMBA_"))}
+    assert all(map(os.path.isabs, env["PYTHONPATH"].split(os.pathsep)))
 
 
 # --------------------------------------------------------------------------- roads
