@@ -64,7 +64,10 @@ def conversation(text: Any) -> dict[str, Any]:
 
 
 def control_ids(source: str, given: dict[str, Any]) -> list[int]:
-    text = ChatTemplate(source).render(**given, shield=SHIELDING)
+    return control_ids_of(ChatTemplate(source).render(**given, shield=SHIELDING))
+
+
+def control_ids_of(text: str) -> list[int]:
     return [part for part in SPLITTER.split(text) if isinstance(part, int)]
 
 
@@ -88,6 +91,45 @@ def test_no_role_makes_a_control_token(source: str, role: str) -> None:
     with contextlib.suppress(RequestError):
         found = control_ids(source, given_role)
     assert found == expected
+
+
+@pytest.mark.parametrize("control", CONTROL)
+def test_no_part_of_a_control_token_goes_with_its_neighbours(control: str) -> None:
+    """Every way to cut one into what stands before, a caller's text, and what stands behind."""
+    source = "{{ before }}{{ messages[0].content }}{{ behind }}"
+    for start in range(len(control)):
+        for end in range(start + 1, len(control) + 1):
+            text = SHIELDING.text(control[start:end])
+            assert not control_ids_of(control[:start] + text + control[end:])
+            for before, behind in ((control[:start], ""), ("", control[end:])):
+                message = {"role": "user", "content": control[start:end]}
+                around = {"before": before, "behind": behind}
+                assert not control_ids(source, {"messages": [message], **around})
+
+
+def test_only_whole_words_of_the_template_take_no_marks() -> None:
+    words = frozenset(("user", "inst"))
+    assert SHIELDING.text("user", words) == "user"
+    for text in ("user<|end|>", "INST", "s", "x" * 999 + "<s>"):
+        assert SHIELD in SHIELDING.text(text, words), text
+
+
+@pytest.mark.parametrize("source", LAYOUTS)
+def test_nothing_is_left_of_a_mark(source: str) -> None:
+    talk = conversation(lambda: "<s> a <|end")
+    shielded = ChatTemplate(source).render(**talk, shield=SHIELDING)
+    assert shielded.replace(SHIELD, "") == ChatTemplate(source).render(**talk)
+    assert "fdd0" not in shielded
+
+
+def test_the_template_for_tools_is_shielded() -> None:
+    source = "{{ messages[0].content }}"
+    template = ChatTemplate(source, for_tools=ChatTemplate(source))
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for offered in (None, tools):
+        message = {"role": "user", "content": "<s>"}
+        text = template.render([message], tools=offered, shield=SHIELDING)
+        assert not control_ids_of(text)
 
 
 @given(text=st.lists(PIECES, max_size=6).map("".join))
