@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastllm.errors import FormatError, ReadError
 from fastllm.formats.json_files import read_object
+from fastllm.tokenizer.hf_config import named_tokens, text_of, told_by
 
 if TYPE_CHECKING:
     from fastllm.formats.checkpoint import Checkpoint
@@ -92,22 +93,21 @@ def _from_folder(files: Mapping[str, str]) -> TemplateSource | None:
     if not source:
         return None
 
+    sources = told_by(config, special)
     found: dict[str, str | list[str]] = {}
-    for name in (*_NAMED, *_LISTS):
-        value = _texts(config.get(name)) or _texts(special.get(name))
-        if value and isinstance(value, list) == (name in _LISTS):
+    for name, entry in named_tokens(sources).items():
+        found[name] = text_of(entry) or ""
+    for name in _LISTS:
+        value = next(filter(None, (_texts(source.get(name)) for source in sources)), None)
+        if value:
             found[name] = value
     return TemplateSource(source, found, other)
 
 
-def _texts(value: object) -> str | list[str] | None:
-    """Return the text of a token, or those of a list; None where there is none."""
-    if isinstance(value, dict):  # an added token with its flags
-        value = value.get("content")
-    if isinstance(value, list):
-        every = [_texts(one) for one in value]
-        return [one for one in every if isinstance(one, str)]
-    return value if isinstance(value, str) else None
+def _texts(several: object) -> list[str]:
+    """Return the texts of a list of tokens."""
+    texts = map(text_of, several if isinstance(several, list) else [])
+    return [text for text in texts if text is not None]
 
 
 def _named(value: object, name: str) -> str | None:

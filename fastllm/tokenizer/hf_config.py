@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import Any
@@ -13,7 +13,7 @@ from fastllm.tokenizer.special import Cuts
 from fastllm.tokenizer.vocabulary import MAX_TOKEN_ID
 
 Files = Mapping[str, str | PathLike[str]]
-_NAMED = (
+_USUAL = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
 )  # fmt: skip
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
@@ -55,6 +55,44 @@ def read_text(path: str | PathLike[str]) -> str:
         raise ReadError(f"{fspath(path)}: cannot be read: {error.strerror}") from error
 
 
+def told_by(
+    config: Mapping[str, Any], special_map: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], ...]:
+    """Return which of tokenizer_config.json and special_tokens_map.json count, the first first.
+
+    The map is from before ``added_tokens_decoder``; transformers leaves it alone beside one.
+    """
+    return (config,) if has_decoder(config) else (special_map, config)
+
+
+def has_decoder(config: Mapping[str, Any]) -> bool:
+    """Return whether a tokenizer_config.json lists its added tokens itself."""
+    return isinstance(config.get("added_tokens_decoder"), dict)
+
+
+def named_tokens(sources: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the tokens that have a name of their own, such as ``bos_token``: name to entry.
+
+    An entry is a text or an object with flags. The usual names come first, in their order (that of
+    the ids that new tokens get); models may have others (``image_token``), also in
+    ``extra_special_tokens``.
+    """
+    found: dict[str, Any] = {}
+    for source in sources:
+        more = source.get("extra_special_tokens")
+        named = {name: entry for name, entry in source.items() if name.endswith("_token")}
+        for name, entry in {**named, **(more if isinstance(more, dict) else {})}.items():
+            if text_of(entry):
+                found.setdefault(name, entry)
+    return {name: found[name] for name in (*_USUAL, *found) if name in found}
+
+
+def text_of(entry: Any) -> str | None:
+    """Return the text of a token given as such or as an object with flags; else None."""
+    text = entry.get("content") if isinstance(entry, dict) else entry
+    return text if isinstance(text, str) else None
+
+
 class TokenizerConfig:
     """What ``tokenizer_config.json`` and its neighbours say.
 
@@ -75,6 +113,8 @@ class TokenizerConfig:
         Tokens added to the vocabulary after its training.
     added_tokens : list of AddedToken
         The same in order of their ids, as they want to be looked for.
+    decoder : dict of str to AddedToken
+        Those of ``added_tokens_decoder``, by text; what it says of a token goes before all else.
     special_ids : set of int
         Those of them that are control tokens.
     chat_templates : dict of str to str
@@ -90,47 +130,35 @@ class TokenizerConfig:
             return read_object(fspath(files[name])) if name in files else {}
 
         self._tokenizer = read("tokenizer_config.json")
-        self._special_map = read("special_tokens_map.json")
+        self._sources = told_by(self._tokenizer, read("special_tokens_map.json"))
+        self._named = named_tokens(self._sources)
         self._model = read("config.json") or model_config or {}
         self._generation = read("generation_config.json") or generation_config or {}
-        self.named_texts = {t for t in map(self._text_of, _NAMED) if t is not None}
-        older = read("added_tokens.json")  # only for folders from before `added_tokens_decoder`
-        if isinstance(self._tokenizer.get("added_tokens_decoder"), dict):
-            older = {}
+        self.named_texts = {t for t in map(text_of, self._named.values()) if t}
+        older = {} if has_decoder(self._tokenizer) else read("added_tokens.json")
         self.added = {t: i for t, i in older.items() if isinstance(i, int)}
         self.special_ids: set[int] = set()
         self.special_texts = self._special_texts()
         self.added_tokens: list[AddedToken] = []
+        self.decoder: dict[str, AddedToken] = {}
         self._read_added_tokens()
         self.chat_templates = self._templates(files, read("chat_template.json"))
 
-    def _text_of(self, name: str) -> str | None:
-        for source in (self._tokenizer, self._special_map):
-            value = source.get(name)
-            if isinstance(value, dict):
-                value = value.get("content")
-            if isinstance(value, str):
-                return value
-        return None
-
     def _special_texts(self) -> dict[str, AddedToken]:
         """Control tokens named alone or in a list, as texts or as objects with flags."""
-        found: dict[str, AddedToken] = {}
-        for source in (self._tokenizer, self._special_map):
-            entries = [source.get(name) for name in _NAMED]
+        entries = [*self._named.values()]
+        for source in self._sources:
             for name in _LISTS:
                 several = source.get(name)
-                if isinstance(several, dict):  # a name for each, which templates may use
-                    several = list(several.values())
                 entries += several if isinstance(several, list) else []
-            for entry in entries:
-                token = _added_token(entry, special=True)
-                if token is not None:
-                    found.setdefault(token.text, token)
+        found: dict[str, AddedToken] = {}
+        for entry in entries:
+            token = _added_token(entry, special=True)
+            if token is not None:
+                found.setdefault(token.text, token)
         return found
 
     def _read_added_tokens(self) -> None:
-        flags: dict[str, AddedToken] = {}
         entries = self._tokenizer.get("added_tokens_decoder")
         for key, entry in entries.items() if isinstance(entries, dict) else ():
             if not (key.isdecimal() and isinstance(entry, dict)):
@@ -140,14 +168,14 @@ class TokenizerConfig:
                 self.added[text] = int(key)
                 token = _added_token(entry, special=bool(entry.get("special")))
                 assert token is not None
-                flags[text] = token
+                self.decoder[text] = token
                 if token.special:
                     self.special_ids.add(int(key))
         for text, i in self.added.items():
             if not 0 <= i <= MAX_TOKEN_ID:
                 raise FormatError(f"added token {text[:80]!r} has id {i}, not in 0..{MAX_TOKEN_ID}")
         for text in sorted(self.added, key=self.added.__getitem__):
-            token = flags.get(text) or AddedToken(text)
+            token = self.decoder.get(text) or AddedToken(text)
             if text in self.special_texts and not token.special:
                 token = replace(token, special=True)
             self.added_tokens.append(token)
@@ -179,7 +207,7 @@ class TokenizerConfig:
 
     def special_id(self, name: str, ids: Mapping[str, int]) -> int | None:
         """Return the id of "bos_token" or "eos_token", by its text or from config.json."""
-        text = self._text_of(name)
+        text = text_of(self._named.get(name))
         if text is not None and text in ids:
             return ids[text]
         value = self._model.get(f"{name}_id")
@@ -203,13 +231,11 @@ class TokenizerConfig:
 
 def _added_token(entry: Any, special: bool) -> AddedToken | None:
     """Return a token given as its text or as an object with flags; None for anything else."""
-    if isinstance(entry, str) and entry:
-        return AddedToken(entry, special)
+    text = text_of(entry)
+    if not text:
+        return None
     if not isinstance(entry, dict):
-        return None
-    text = entry.get("content")
-    if not isinstance(text, str) or not text:
-        return None
+        return AddedToken(text, special)
     normalized = entry.get("normalized")
     return AddedToken(
         text,

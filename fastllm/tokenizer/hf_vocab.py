@@ -119,7 +119,7 @@ def _open_gpt2(files: Files, config: TokenizerConfig) -> tokenizers.Tokenizer:
 
 
 def _add_tokens(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig) -> None:
-    """Add what only the files beside tokenizer.json name; what it says itself is not changed."""
+    """Add what the files beside tokenizer.json name, and change what they say otherwise."""
     from tokenizers import AddedToken
 
     known = {added.content: added for added in tokenizer.get_added_tokens_decoder().values()}
@@ -127,31 +127,34 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig) -> Non
     named = [token for text, token in config.special_texts.items() if text not in texts]
     for token in (*config.added_tokens, *named):
         there = known.get(token.text)
-        if there is not None and (there.special or not token.special or _is_space(token.text)):
+        special = token.special
+        if there is not None:
+            special = there.special or (special and not _is_space(token.text))
+        if there is not None and token.text not in config.decoder:
+            if special != there.special:  # all that a name says
+                there.special = True
+                tokenizer.add_tokens([there])
+            continue
+        wanted = AddedToken(
+            token.text,
+            lstrip=token.lstrip,
+            rstrip=token.rstrip,
+            single_word=token.single_word,
+            normalized=not special if token.normalized is None else token.normalized,
+            special=special,
+        )
+        if repr(there) == repr(wanted):
             continue
         if there is None and tokenizer.token_to_id(token.text) is None:
-            wanted = config.added.get(token.text)
+            told = config.added.get(token.text)
             given = tokenizer.get_vocab_size(with_added_tokens=True)
-            if wanted is not None and wanted != given:
+            if told is not None and told != given:
                 # tokenizer.json knows no other ids than the next one, nor does transformers.
                 log.warning(
                     "added token %r gets the id %d that tokenizer.json leaves for it, not %d",
-                    token.text[:80], given, wanted,
+                    token.text[:80], given, told,
                 )  # fmt: skip
-        add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
-        normalized = not token.special if token.normalized is None else token.normalized
-        add(
-            [
-                AddedToken(
-                    token.text,
-                    lstrip=token.lstrip,
-                    rstrip=token.rstrip,
-                    single_word=token.single_word,
-                    normalized=normalized,
-                    special=token.special,
-                )
-            ]
-        )
+        tokenizer.add_tokens([wanted])
 
 
 def _is_space(text: str) -> bool:
@@ -179,6 +182,8 @@ def from_library(
     marked = tokenizer.get_added_tokens_decoder()
     for i, added in marked.items():
         found.kinds[i] = vocabulary.CONTROL if added.special else vocabulary.USER_DEFINED
+        if added.normalized and tokenizer.normalizer is not None:
+            found.spell_as(i, tokenizer.normalizer.normalize_str(added.content))
     cuts = Cuts(
         frozenset(i for i, added in marked.items() if added.lstrip),
         frozenset(i for i, added in marked.items() if added.rstrip),

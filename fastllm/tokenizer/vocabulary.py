@@ -98,6 +98,14 @@ class Vocabulary:
         byte = BYTE_TOKEN.fullmatch(text) if kind == BYTE else None
         return bytes([int(byte[1], 16)]) if byte else text.replace(SPACE, " ").encode()
 
+    def spell_as(self, token_id: int, text: str) -> None:
+        """Let a token that is cut out of a text stand for another than its own.
+
+        One that is looked for in the normalized text swallows what normalizing put before it.
+        """
+        shown = text if self.byte_level else text.replace(SPACE, " ")
+        self._bytes[token_id] = shown.encode()
+
     def of_kind(self, *kinds: int) -> dict[str, int]:
         """Return text to id of all tokens of these kinds."""
         return {self.tokens[i]: i for i, kind in enumerate(self.kinds) if kind in kinds}

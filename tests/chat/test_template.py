@@ -145,12 +145,14 @@ def test_special_tokens_by_their_names_in_transformers(tmp_path: Path) -> None:
     assert template.render(TALK) == "<pad><unk>False"
     config = {"chat_template": source, "pad_token": {"content": "<p>"}}
     config["additional_special_tokens"] = ["<a>", {"content": "<b>"}]
+    config["chat_template"] += "{{ image_token }}"
+    config["image_token"] = "<i>"
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"unk_token": "<u>"}))
     files = {path.name: str(path) for path in tmp_path.iterdir()}
     template = template_of(checkpoint("hf", {}, files))
     assert template is not None
-    assert template.render(TALK) == "<p><u>['<a>', '<b>']False"
+    assert template.render(TALK) == "<p><u>['<a>', '<b>']False<i>"
 
 
 @pytest.mark.parametrize("given", ["thinking", "reasoning", "reasoning_content"])

@@ -132,6 +132,53 @@ def test_tokens_named_beside_tokenizer_json(tmp_path: Path, library: Library, na
         assert tokenizer.decode(ids) == "ab"
 
 
+def test_flags_of_added_tokens_decoder_go_before_those_of_tokenizer_json(tmp_path, library):
+    """As in transformers 4 and 5; special_tokens_map.json is not looked at beside it."""
+    library.add_tokens([AddedToken(END, special=True, normalized=False, lstrip=True)])
+    late = library.token_to_id(END)
+    library.save(str(tmp_path / "tokenizer.json"))
+    write(tmp_path, "tokenizer_config.json", {"added_tokens_decoder": {str(late): ENTRY}})
+    write(tmp_path, "special_tokens_map.json", {"mask_token": "<nobody reads it>"})
+    tokenizer = Tokenizer.from_hf(files_in(tmp_path))
+    assert tokenizer.decode(tokenizer.encode(f"a {END} b", parse_special=True)) == "a b"
+    assert tokenizer.encode(f"{END} a", parse_special=True)[1:] == tokenizer.encode("a")
+    assert tokenizer.piece_to_id("<nobody reads it>") is None
+
+
+def test_special_tokens_map_goes_before_an_older_tokenizer_config(tmp_path, library):
+    library.save(str(tmp_path / "tokenizer.json"))
+    write(tmp_path, "tokenizer_config.json", {"eos_token": "<|im_start|>", "x_token": "<x>"})
+    write(tmp_path, "special_tokens_map.json", {"eos_token": "<|im_end|>"})
+    tokenizer = Tokenizer.from_hf(files_in(tmp_path))
+    assert tokenizer.id_to_piece(tokenizer.eos_token_id) == "<|im_end|>"
+    assert tokenizer.piece_to_id("<x>") in tokenizer.special_ids  # a name of the model's own
+
+
+def test_a_token_of_normalized_text_gives_back_the_space_that_it_took(tmp_path):
+    ids = {"<unk>": 0, "a": 1, "\u2581a": 2, "\u2581": 3} | {
+        f"<0x{b:02X}>": 4 + b for b in range(256)
+    }
+    library = Library(models.BPE(ids, [("\u2581", "a")], byte_fallback=True, unk_token="<unk>"))
+    library.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    library.decoder = decoders.Sequence(
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    library.add_tokens([AddedToken("</t>", normalized=True, special=False)])
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_hf(files_in(tmp_path))
+    for text in ("a </t>", "a </t> a", "</t>a"):
+        ids_of = tokenizer.encode(text)
+        assert ids_of == library.encode(text).ids
+        assert tokenizer.decode(ids_of) == library.decode(ids_of) == text
+
+
 @pytest.mark.parametrize("name", ["added_tokens.json", "tokenizer_config.json"])
 def test_added_tokens_get_the_next_ids_in_their_order(tmp_path, library, name, caplog):
     """As in transformers 4 and 5, whatever ids the file names."""
