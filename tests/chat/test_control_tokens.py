@@ -92,7 +92,7 @@ def test_no_two_messages_make_a_control_token_together(kind: str) -> None:
         text = ours.id_to_piece(i)
         for n in range(1, len(text)):
             halves = [{"role": "user", "content": half} for half in (text[:n], text[n:])]
-            ids = ChatPrompt(template, ours).token_ids(halves)
+            ids = ChatPrompt(template, ours, 4096).token_ids(halves)
             unknown = {ours.piece_to_id("<unk>")}
             assert not (ours.special_ids - unknown).intersection(ids), (text, n)
 
@@ -102,6 +102,8 @@ def test_our_own_marks_in_a_message_are_no_tokens(kind: str) -> None:
     ours = of(kind)
     text = ours.id_to_piece(max(ours.special_ids))
     content = f"a\ufdd0\ufdd1 {text} \ufdd1b\ufdd0"
-    ids = ChatPrompt(template_of(ours), ours).token_ids([{"role": "user", "content": content}])
+    ids = ChatPrompt(template_of(ours), ours, 4096).token_ids(
+        [{"role": "user", "content": content}]
+    )
     assert max(ids) < ours.vocab_size
     assert "\ufdd0" not in ours.decode(ids)
