@@ -5,6 +5,6 @@ is Hugging Face's environment with what a program from a stranger's file may use
 Importing this room does not import jinja2; rendering does.
 """
 
-from fastllm.chat.template import ChatTemplate, plain_template, template_of
+from fastllm.chat.template import ChatTemplate, template_of
 
-__all__ = ["ChatTemplate", "plain_template", "template_of"]
+__all__ = ["ChatTemplate", "template_of"]

@@ -41,11 +41,6 @@ _PROBE_RESULT = {"role": "tool", "tool_call_id": "abcdef123", "name": "f", "cont
 MAX_SOURCE_CHARS = 1 << 20  # the largest template known has 2 % of it
 
 # For models that ship no template: speakers by name, one message a line.
-PLAIN_SOURCE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ message.role | capitalize }}: {{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
-)
 
 
 class ChatTemplate:
@@ -212,15 +207,6 @@ class ChatTemplate:
             text = self._probed(asked)
             self._reads_lists[role] = text.count(_PROBE) == 2 and not _PART_REPR.search(text)
         return self._reads_lists[role]
-
-
-def plain_template(bos_token: str = "", eos_token: str = "") -> ChatTemplate:
-    """Return a layout for models without one: ``User: ...`` and ``Assistant: ...`` lines.
-
-    No model was trained on it in particular; base models follow it tolerably. It is never chosen
-    silently: `template_of` gives None, and the caller decides.
-    """
-    return ChatTemplate(PLAIN_SOURCE, bos_token, eos_token)
 
 
 def template_of(checkpoint: Checkpoint) -> ChatTemplate | None:

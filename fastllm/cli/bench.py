@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import statistics
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from fastllm.cli.json_output import print_json
 from fastllm.cli.loaded import loaded
 from fastllm.cli.units import count, size
 from fastllm.errors import FastLLMError
+from fastllm.machine.memory import peak_rss_bytes
 from fastllm.request import SamplingParams, Timings
 
 if TYPE_CHECKING:
@@ -176,13 +176,3 @@ def _print_table(llm: LLM, model: str, results: list[Result]) -> None:
         print(f"| {' | '.join(padded)} |")
         if row_index == 0:
             print(f"| {' | '.join(marks)} |")
-
-
-def peak_rss_bytes() -> int:
-    """Return the most memory that this process has had in RAM, 0 where the system hides it."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -10,6 +10,7 @@ import click
 from fastllm.cli import options
 from fastllm.cli.json_output import print_json
 from fastllm.cli.units import count, size
+from fastllm.errors import BudgetError
 
 
 @click.command("info")
@@ -30,27 +31,32 @@ def command(
     Memory is that of a load with the same options.
     """
     from fastllm.cli.summary import Summary, summarize
-    from fastllm.machine.memory import available_bytes, limit_bytes
     from fastllm.options import LoadOptions
 
     found: Summary = summarize(model, LoadOptions(n_threads, n_ctx, n_batch, quant, kv_type))
-    limit, source = limit_bytes()
-    facts = _facts(found, n_ctx, limit, source, available_bytes())
+    n_ctx, refusal = _settled(found)
+    facts = _facts(found, n_ctx, refusal)
     if as_json:
         print_json(facts)
         return
-    _print(found, facts, n_ctx)
+    _print(found, facts, n_ctx, refusal)
 
 
-def _facts(
-    found: Any, asked: int | None, limit: int, source: str, available: int
-) -> dict[str, Any]:
-    config = found.config
-    context, plan = config.max_position_embeddings, found.plan
-    fitting = plan.fitting_context(limit) if plan else 0
-    wanted = plan.wanted_context() if plan else 0
-    if asked is None:  # a default shrinks to what fits
-        wanted = min(wanted, fitting)
+def _settled(found: Any) -> tuple[int, str]:
+    """Return the context that a load takes, and why there cannot be one ("" where there can)."""
+    if found.plan is None:
+        return 0, f"cannot be loaded: {found.refusal}"
+    try:
+        return found.plan.context(), ""
+    except BudgetError as error:
+        return found.plan.wanted_context(), f"does not fit: {error}"
+
+
+def _facts(found: Any, n_ctx: int, refusal: str) -> dict[str, Any]:
+    from fastllm.machine.memory import available_bytes, limit_bytes
+
+    config, plan = found.config, found.plan
+    limit, source = limit_bytes()
     return {
         "path": str(found.path),
         "name": config.name,
@@ -64,7 +70,7 @@ def _facts(
         "kv_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,
         "vocab_size": config.vocab_size,
-        "context": context,
+        "context": config.max_position_embeddings,
         "kv_type": plan.kv_type if plan else None,
         "kv_bytes_per_token": plan.kv_bytes_per_token if plan else None,
         "tensors": {
@@ -73,14 +79,14 @@ def _facts(
         },
         "memory_limit_bytes": limit,
         "memory_limit_source": source,
-        "memory_available_bytes": available,
-        "memory_needed": _ledger(plan, wanted) if plan else None,
-        "fits": 0 < wanted <= fitting,
-        "context_that_fits": fitting,
+        "memory_available_bytes": available_bytes(),
+        "memory_needed": _ledger(plan, n_ctx) if plan else None,
+        "fits": not refusal,
+        "context_that_fits": plan.fitting_context() if plan else 0,
     }
 
 
-def _print(found: Any, facts: dict[str, Any], asked: int | None) -> None:
+def _print(found: Any, facts: dict[str, Any], n_ctx: int, refusal: str) -> None:
     config = found.config
     groups = [
         (
@@ -107,12 +113,10 @@ def _print(found: Any, facts: dict[str, Any], asked: int | None) -> None:
         ("vocabulary", str(config.vocab_size)),
         ("context", f"{facts['context']} tokens"),
     ]
-    if found.plan is None:
-        lines.append(("memory", f"cannot be loaded: {found.refusal}"))
-    else:
+    if found.plan is not None:
         per_token = size(facts["kv_bytes_per_token"])
         lines.append(("KV cache", f"{per_token} a token ({facts['kv_type']})"))
-        lines.append(("memory", _memory(found.plan, facts, asked)))
+    lines.append(("memory", refusal or _memory(found.plan, facts, n_ctx)))
     for name, value in lines:
         print(f"{name:<13} {value}")
     print("\ntensors")
@@ -121,19 +125,17 @@ def _print(found: Any, facts: dict[str, Any], asked: int | None) -> None:
 
 
 def _ledger(plan: Any, n_ctx: int) -> dict[str, int]:
-    ledger = plan.ledger(max(n_ctx, 1))
+    ledger = plan.ledger(n_ctx)
     return {**dataclasses.asdict(ledger), "total": ledger.total}
 
 
-def _memory(plan: Any, facts: dict[str, Any], asked: int | None) -> str:
-    limit = f"{size(facts['memory_limit_bytes'])} ({facts['memory_limit_source']})"
+def _memory(plan: Any, facts: dict[str, Any], n_ctx: int) -> str:
     context, fitting = facts["context"], facts["context_that_fits"]
-    if not facts["fits"]:
-        least = plan.ledger(asked or 1)
-        advice = f"; -c {fitting} fits" if fitting else ""
-        return f"does not fit: {least} = {size(least.total)} is more than {limit}{advice}"
-    shown = fitting if asked is None else asked
-    ledger = plan.ledger(shown)
-    whole = "its whole context" if shown == context else f"{shown} of {context} tokens"
-    now = size(facts["memory_available_bytes"])
-    return f"fits with {whole}: {ledger} = {size(ledger.total)} of {limit}; {now} are free now"
+    ledger = plan.ledger(n_ctx)
+    tokens = "its whole context" if n_ctx == context else f"{n_ctx} of {context} tokens"
+    more = f" (-c {fitting} would, too)" if n_ctx < fitting else ""
+    free, limit = size(facts["memory_available_bytes"]), size(facts["memory_limit_bytes"])
+    return (
+        f"fits with {tokens}{more}: {ledger} = {size(ledger.total)}; {free} of {limit} "
+        f"({facts['memory_limit_source']}) are free"
+    )

@@ -17,6 +17,9 @@ from fastllm.machine.cgroups import ROOT, own_groups, read_int, read_text
 UNLIMITED = 1 << 60
 # Where even the size of the machine is hidden: small enough for any machine that runs a model.
 UNKNOWN_BYTES = 4 << 30
+# Stacks of threads and the heaps that the C library sets aside for each: mapped, hardly in RAM.
+# Limits of the process itself count what is mapped.
+MAPPED_BYTES = 64 << 20
 
 
 def limit_bytes(root: Path = ROOT) -> tuple[int, str]:
@@ -60,6 +63,34 @@ def available_bytes(root: Path = ROOT) -> int:
         The least of the machine's MemAvailable and, for every limit on the way up and the process's
         own, limit minus use (page cache not counted); never negative.
     """
+    own = [limit - used for limit, _, used in _own_limits(root)]
+    return max(min(_shared_bytes(root), *own), 0) if own else _shared_bytes(root)
+
+
+def room_bytes(base: int, root: Path = ROOT) -> int:
+    """Return how much this process can have in all.
+
+    Parameters
+    ----------
+    base : int
+        Bytes for interpreter and libraries that are counted as a part of it: what the process has
+        of them already is not taken from what is free.
+    root : Path
+        Stands for ``/``.
+
+    Returns
+    -------
+    int
+        Of memory that is shared with others, in RAM; of the process's own limits, mapped.
+    """
+    room = [_shared_bytes(root) + min(anonymous_bytes(root), base)]
+    for limit, _, used in _own_limits(root):
+        room.append(limit - max(used, base + MAPPED_BYTES) + base)
+    return max(min(room), 0)
+
+
+def _shared_bytes(root: Path) -> int:
+    """Return what the machine and the control groups have left for everybody in them."""
     free = [_machine_bytes("MemAvailable", root) or limit_bytes(root)[0]]
     for limit, file, version in _limits(root):
         names = ("memory.current", "") if version == 2 else ("memory.usage_in_bytes", "total_")
@@ -67,35 +98,7 @@ def available_bytes(root: Path = ROOT) -> int:
         stat = read_text(file.parent / "memory.stat")
         cache = sum(_stat(stat, f"{names[1]}{kind}_file") for kind in ("inactive", "active"))
         free.append(limit - max(used - cache, 0))
-    free += [limit - used for limit, _, used in _own_limits(root)]
     return max(min(free), 0)
-
-
-def usage_bytes(root: Path = ROOT) -> int:
-    """Return what the process's own control group has in use (page cache included), 0 if unknown.
-
-    Parameters
-    ----------
-    root : Path
-        Stands for ``/``.
-    """
-    for group in own_groups("memory", root):
-        name = "memory.current" if group.version == 2 else "memory.usage_in_bytes"
-        used = read_int(group.path[0] / name)
-        if used is not None:
-            return used
-    return 0
-
-
-def rss_bytes(root: Path = ROOT) -> int:
-    """Return the memory this process has in RAM now, 0 if unknown.
-
-    Parameters
-    ----------
-    root : Path
-        Stands for ``/``.
-    """
-    return _kib(read_text(root / "proc/self/status"), "VmRSS")
 
 
 def anonymous_bytes(root: Path = ROOT) -> int:

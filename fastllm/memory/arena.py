@@ -61,11 +61,6 @@ class Arena:
         self._free.atexit = False  # threads may still read it while Python shuts down
 
     @property
-    def free_bytes(self) -> int:
-        """Bytes not handed out yet."""
-        return self.nbytes - self.used_bytes
-
-    @property
     def closed(self) -> bool:
         """Whether the memory has been given back."""
         return not self._free.alive

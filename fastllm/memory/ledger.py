@@ -94,7 +94,6 @@ def settle_context(
     longest: int,
     shortest: int,
     free: int,
-    taken: int = 0,
 ) -> int:
     """Return the context that a model is given.
 
@@ -109,9 +108,8 @@ def settle_context(
     shortest : int
         A default shorter than this is not given; it is refused.
     free : int
-        Bytes that the process can take in addition to what it has.
-    taken : int
-        Bytes that the process has already, a part of the ledger's `process`.
+        Bytes that the process can have in all, those of the ledger's `process` that it has already
+        among them.
 
     Raises
     ------
@@ -119,7 +117,6 @@ def settle_context(
         It does not fit; the text has the sum, and the longest context that does fit or the least
         memory that would do.
     """
-    free += taken
     wanted = default if asked is None else asked
     if ledger(wanted).total <= free:
         return wanted

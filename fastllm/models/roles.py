@@ -25,11 +25,6 @@ def multiplied(decoder: Decoder) -> tuple[str, ...]:
     return tuple(dict.fromkeys(linear.weight for linear in walk(decoder, Linear)))
 
 
-def norms(decoder: Decoder) -> dict[str, Norm]:
-    """Return role of its weights -> every norm of a decoder."""
-    return {norm.weight: norm for norm in walk(decoder, Norm)}
-
-
 def vectors(decoder: Decoder) -> dict[str, int]:
     """Return role -> length of every norm weight and bias of a decoder."""
     lengths: dict[str, int] = {}

@@ -15,7 +15,7 @@ from fastllm.cache.kv_cache import BLOCK_SIZE, block_bytes, token_bytes
 from fastllm.errors import RequestError
 from fastllm.kernels.interpreter_codes import CHUNK_PAGES, scratch_layout
 from fastllm.kernels.kv_page import PAGE, padded_head_dim
-from fastllm.machine.memory import anonymous_bytes, available_bytes
+from fastllm.machine.memory import room_bytes
 from fastllm.memory.ledger import Ledger, largest_context, settle_context
 from fastllm.memory.pages import mapped
 from fastllm.models import roles
@@ -138,9 +138,9 @@ class Plan:
             process=PROCESS_BYTES,
         )
 
-    def fitting_context(self, nbytes: int) -> int:
-        """Return the longest context with which the whole process takes at most `nbytes`."""
-        return largest_context(self.ledger, self._own, nbytes)
+    def fitting_context(self) -> int:
+        """Return the longest context with which the whole process fits here now; 0 for none."""
+        return largest_context(self.ledger, self._own, room_bytes(PROCESS_BYTES))
 
     @property
     def default_context(self) -> int:
@@ -177,8 +177,7 @@ class Plan:
             default=self.default_context,
             longest=self._own,
             shortest=min(BLOCK_SIZE, self._own),
-            free=available_bytes(),
-            taken=min(anonymous_bytes(), PROCESS_BYTES),
+            free=room_bytes(PROCESS_BYTES),
         )
 
     def _written(self) -> int:

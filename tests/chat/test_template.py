@@ -14,7 +14,7 @@ import pytest
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from fastllm.chat import ChatTemplate, plain_template, template_of
+from fastllm.chat import ChatTemplate, template_of
 from fastllm.errors import FormatError, RequestError
 
 CHATML = (
@@ -216,12 +216,6 @@ def test_errors_name_the_templates_own_words() -> None:
         ChatTemplate("a\n{% for %}").render(TALK)
     with pytest.raises(FormatError, match="at most 1048576 are read"):
         ChatTemplate("a" * (1 << 20) + "a")
-
-
-def test_plain_template() -> None:
-    assert plain_template("<s>").render(TALK) == (
-        "<s>User: Hi é\nAssistant: Hello\nUser: Why?\nAssistant:"
-    )
 
 
 def checkpoint(kind: str, metadata: dict[str, Any], files: dict[str, str]) -> Any:

@@ -7,11 +7,14 @@ import shutil
 import pytest
 
 from fastllm.cli import main
+from fastllm.errors import BudgetError
 from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.machine.cpus import default_threads
+from fastllm.memory.ledger import Ledger
 from fastllm.models.bind import bind
 from fastllm.options import LoadOptions
 from fastllm.step.plan import Plan
+from fastllm.step.runner import Runner
 from tests import tiny_gguf
 from tests.golden.cases import case, materialize
 from tests.tiny_gguf import HIDDEN, KV_HEADS, LAYERS, MLP, VOCAB
@@ -49,9 +52,15 @@ def test_info_adds_up(tmp_path, capsys):
 
 def test_info_says_what_does_not_fit(tmp_path, capsys, monkeypatch):
     path = tiny_gguf.write(tmp_path / "m.gguf")
-    monkeypatch.setattr("fastllm.machine.memory.limit_bytes", lambda: (1000, "a test"))
+    monkeypatch.setattr("fastllm.step.plan.room_bytes", lambda _base: 1_000_000)
+    with pytest.raises(BudgetError) as refused:
+        Runner(open_checkpoint(path), LoadOptions())
     assert main.run(["info", str(path)]) == 0
-    assert "is more than 1.0 kB (a test)" in capsys.readouterr().out
+    assert f"does not fit: {refused.value}" in capsys.readouterr().out  # as a run says it
+    assert main.run(["info", str(path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert not facts["fits"]
+    assert facts["context_that_fits"] == 0
 
 
 @pytest.mark.parametrize(
@@ -82,12 +91,14 @@ def test_info_of_a_context_that_was_asked(tmp_path, capsys, monkeypatch):
     path = tiny_gguf.write(tmp_path / "m.gguf")
     assert main.run(["info", str(path), "-c", str(tiny_gguf.CONTEXT + 1)]) == 1
     assert f"the model allows 1 to {tiny_gguf.CONTEXT} tokens (-c)" in capsys.readouterr().err
-    monkeypatch.setattr(Plan, "fitting_context", lambda self, nbytes: 40)
+    # a real ledger counts whole huge pages, and this model is small
+    monkeypatch.setattr(Plan, "ledger", lambda _, n_ctx, __=None: Ledger(n_ctx, 0, n_ctx, 0, 0, 0))
+    monkeypatch.setattr("fastllm.step.plan.room_bytes", lambda _base: 40)
     assert main.run(["info", str(path), "-c", "41"]) == 0
     shown = capsys.readouterr().out
     assert "does not fit" in shown
     assert "KV cache of 41 tokens" in shown
-    assert "-c 40 fits" in shown
+    assert "the longest context that fits has 40 tokens (-c 40)" in shown
     assert main.run(["info", str(path), "-c", "41", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fits"] is False
     assert main.run(["info", str(path), "-c", "40"]) == 0

@@ -98,7 +98,6 @@ def test_a_new_mixer_is_found_by_everybody():
     assert {role: shape for role, shape in found.items() if role in new} == new
     assert set(new) <= set(roles.multiplied(decoder))
     assert roles.vectors(decoder)["layers.1.experts_norm"] == 48
-    assert roles.norms(decoder)["layers.1.experts_norm"].kind == "rms"
     uses = uses_of(decoder)
     assert {uses[role] for role in new} == {"experts"}
     assert uses["layers.1.mlp.up_proj"] == "mlp"
