@@ -63,8 +63,8 @@ class LLM:
         "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "bf16", "f16" or "f32": what float weights are
         converted to while they are loaded.
     kv_type : str, optional
-        Type of the KV cache's values, "f16" or "f32". Default: "f16", but "f32" for a model whose
-        matrices are all float32.
+        Type of the KV cache's values, "i16" (16-bit codes, a unit a vector), "f16" or "f32".
+        Default: "i16", but "f32" for a model whose matrices are all float32.
     progress : callable, optional
         Called with a label and a fraction from 0 to 1 while the model is fetched, kernels are
         built and weights are read.

@@ -9,7 +9,7 @@ from fastllm.errors import RequestError
 
 # what float weights can be converted to while they are read
 QUANTS = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "bf16", "f16", "f32")
-KV_TYPES = ("f16", "f32")  # types of the KV cache's values
+KV_TYPES = ("i16", "f16", "f32")  # types of the KV cache's values
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LoadOptions:
         One of `QUANTS`: float weights are quantized while they are read.
     kv_type : str or None
         One of `KV_TYPES`. None: "f32" for a model whose matrices are all float32 (it was loaded
-        to be compared), else "f16".
+        to be compared), else "i16", codes of 16 bits with a unit a vector.
 
     Raises
     ------

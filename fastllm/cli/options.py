@@ -58,7 +58,7 @@ quant = click.option(
 kv_type = click.option(
     "--kv-type",
     type=click.Choice(KV_TYPES),
-    help="Type of the KV cache. Default: f16; f32 for a model that is all F32.",
+    help="Type of the KV cache. Default: i16; f32 for a model that is all F32.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 

@@ -7,6 +7,8 @@ logits instead of being rounded away: |x| is compared as an integer, in which Na
 
 from __future__ import annotations
 
+from functools import partial, reduce
+
 from llvmlite import ir
 
 from fastllm.kernels.emit import (
@@ -38,18 +40,21 @@ def _round(e: Emitter, x: Value) -> Value:
     return e.b.sub(e.b.bitcast(shifted, v16i32), e.splat(ROUND_BITS, v16i32))
 
 
+def magnitude(e: Emitter, v: Value) -> Value:
+    """Bits of |v|, in which NaN is the largest."""
+    return e.b.and_(e.b.bitcast(v, v16i32), e.splat(0x7FFFFFFF, v16i32))
+
+
+def larger(e: Emitter, a: Value, b: Value) -> Value:
+    """Maximum of integers."""
+    return e.b.select(e.b.icmp_signed(">", a, b), a, b)
+
+
 def _scales(e: Emitter, vectors: list[Value]) -> tuple[Value, Value]:
     """(dx, 1 / dx) of a group, scalars."""
     b = e.b
-
-    def larger(a: Value, c: Value) -> Value:
-        return b.select(b.icmp_signed(">", a, c), a, c)
-
-    bits = [b.and_(b.bitcast(v, v16i32), e.splat(0x7FFFFFFF, v16i32)) for v in vectors]
-    most = bits[0]
-    for other in bits[1:]:
-        most = larger(most, other)
-    amax = b.bitcast(e.tree(most, larger), f32)
+    most = reduce(partial(larger, e), [magnitude(e, v) for v in vectors])
+    amax = b.bitcast(e.tree(most, partial(larger, e)), f32)
     dx = b.fmul(amax, ir.Constant(f32, 1 / 127))
     usable = b.fcmp_ordered(">", amax, ir.Constant(f32, TINY))
     inverse = b.fdiv(ir.Constant(f32, 127.0), amax)

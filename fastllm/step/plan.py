@@ -106,7 +106,7 @@ class Plan:
     def __init__(self, model: BoundModel, options: LoadOptions, n_threads: int) -> None:
         types = packed_types(model, options.quant)
         self.formats = frozenset(types.values())
-        self.kv_type = options.kv_type or ("f32" if self.formats == {"f32"} else "f16")
+        self.kv_type = options.kv_type or ("f32" if self.formats == {"f32"} else "i16")
         self._decoder, self._n_threads, self._n_batch = model.decoder, n_threads, options.n_batch
         self.kv_bytes_per_token = token_bytes(model.decoder, self.kv_type)
         self._own = model.decoder.config.max_position_embeddings

@@ -34,7 +34,11 @@ def test_page_bytes(kv_type, size):
     assert page_bytes(18, kv_type) == 2 * 64 * 32 * size
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "f32"])
+def test_units_beside_codes():
+    assert page_bytes(64, "i16") == 2 * 64 * (64 * 2 + 4)
+
+
+@pytest.mark.parametrize("kv_type", ["i16", "f16", "f32"])
 @pytest.mark.parametrize("num_blocks", [1, 7])
 def test_layers_lie_apart(decoder, kv_type, num_blocks):
     cache = KVCache(decoder, num_blocks, kv_type)

@@ -27,6 +27,7 @@ from tests.kernels.samples import aligned, aligned_copy
 NUM_ARGS = 17  # what, and up to 16 words
 FUNCTIONS = ("exp", "exp2", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh", "relu")
 LOAD_HALF, STORE_HALF, NORM, ROTATE, QUANTIZE, CHUNK, MERGE, FINISH, BARRIERS = range(8, 17)
+STORE_KEY, STORE_VALUE, STORE_QUERY = range(17, 20)
 
 
 def entry() -> Callable[..., Any]:
@@ -35,6 +36,7 @@ def entry() -> Callable[..., Any]:
     from fastllm.kernels.attention import attend_chunk, finish_row, merge_chunk
     from fastllm.kernels.emit import kernel
     from fastllm.kernels.functions import gelu16, gelu_tanh16, relu16, silu16, tanh16
+    from fastllm.kernels.kv_page import store_key, store_query, store_value
     from fastllm.kernels.memory import (
         V,
         float_of_bits,
@@ -93,6 +95,12 @@ def entry() -> Callable[..., Any]:
             merge_chunk(a, b, c, d, e, f)
         elif what == FINISH:
             finish_row(a, b, c, d, e)
+        elif what == STORE_KEY:
+            return store_key(a, b, c, d, e)
+        elif what == STORE_VALUE:
+            return store_value(a, b, c, d, e)
+        elif what == STORE_QUERY:
+            store_query(a, b, c)
         else:
             # a area, b threads, c own number, d rounds, e shared words, f polls: writes its own
             # word, meets the others, reads theirs; returns how often one was not what it had to be

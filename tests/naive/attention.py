@@ -36,14 +36,28 @@ def attend(
     return weights / weights.sum() @ values[seen].astype(np.float64)
 
 
+def to_codes(x: NDArray[np.floating]) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Return (codes, units) of rows: of length 46000, or less where a code would pass 32767."""
+    length = np.sqrt((x.astype(np.float64) ** 2).sum(-1, keepdims=True))
+    largest = np.abs(x).max(-1, keepdims=True)
+    units = np.maximum(length / 46000, largest.astype(np.float64) / 32767)
+    codes = np.rint(np.divide(x, units, out=np.zeros(x.shape), where=units > 0))
+    return codes.astype(np.int16), units[..., 0].astype(np.float32)
+
+
+def from_codes(codes: NDArray[np.int16], units: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return what codes stand for."""
+    return codes * units[..., None].astype(np.float64)
+
+
 def to_pages(
     keys: NDArray[np.floating],
     values: NDArray[np.floating],
     table: NDArray[np.integer],
     num_blocks: int,
-    dtype: type,
-) -> NDArray:
-    """Return blocks as the cache holds them, keys with the position as the last axis.
+    kv_type: str,
+) -> NDArray[np.uint8]:
+    """Return blocks as the cache holds them.
 
     Parameters
     ----------
@@ -51,17 +65,36 @@ def to_pages(
         One kv head; dim is a multiple of 16.
     table : int[num_pages]
         Block of every 64 positions.
+    kv_type : str
+        "f16" or "f32": keys with the position as the last axis, values as they are. "i16": codes,
+        keys as pairs of dimensions, values as pairs of positions, each followed by units.
 
     Returns
     -------
-    dtype[num_blocks, 2, 64 * dim]
-        NaN wherever nothing was stored.
+    uint8[num_blocks, page_bytes]
+        Bytes of 255 (NaN, in floats) wherever nothing was stored.
     """
     count, dim = keys.shape
-    padded = np.full((2, 64 * len(table), dim), np.nan, dtype)
-    padded[0, :count], padded[1, :count] = keys, values
-    pages = np.full((num_blocks, 2, 64 * dim), np.nan, dtype)
-    k = padded[0].reshape(len(table), 4, 16, dim).transpose(0, 1, 3, 2)
-    pages[table, 0] = k.reshape(len(table), -1)
-    pages[table, 1] = padded[1].reshape(len(table), -1)
-    return pages
+    num_pages = len(table)
+
+    def paged(rows: NDArray) -> NDArray:
+        """[num_pages, 64, ...]"""
+        out = np.empty((64 * num_pages, *rows.shape[1:]), rows.dtype)
+        out.view(np.uint8)[:] = 255
+        out[:count] = rows
+        return out.reshape(num_pages, 64, *rows.shape[1:])
+
+    if kv_type == "i16":
+        (k, k_units), (v, v_units) = to_codes(keys), to_codes(values)
+        k = paged(k).reshape(num_pages, 4, 16, dim // 2, 2).transpose(0, 1, 3, 2, 4)
+        v = paged(v).reshape(num_pages, 32, 2, dim).transpose(0, 1, 3, 2)
+        parts = [k, paged(k_units), v, paged(v_units)]
+    else:
+        dtype = {"f16": np.float16, "f32": np.float32}[kv_type]
+        k = paged(keys.astype(dtype)).reshape(num_pages, 4, 16, dim).transpose(0, 1, 3, 2)
+        parts = [k, paged(values.astype(dtype))]
+    flat = [np.ascontiguousarray(part).reshape(num_pages, -1).view(np.uint8) for part in parts]
+    stored = np.concatenate(flat, axis=1)
+    blocks = np.full((num_blocks, stored.shape[1]), 255, np.uint8)
+    blocks[table] = stored
+    return blocks

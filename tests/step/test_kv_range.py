@@ -63,8 +63,9 @@ def test_the_error_names_sequence_and_remedy(checkpoint, num_threads):
         runner.close()
 
 
-def test_single_precision_holds_them(checkpoint):
-    runner = runner_of(checkpoint, n_threads=2, num_blocks=1, kv_type="f32")
+@pytest.mark.parametrize("kv_type", ["i16", "f32"])
+def test_other_types_hold_them(checkpoint, kv_type):
+    runner = runner_of(checkpoint, n_threads=2, num_blocks=1, kv_type=kv_type)
     try:
         assert np.isfinite(feed(runner, Part([1, 2, LARGE, 3], 0, [0]))).all()
     finally:

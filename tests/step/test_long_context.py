@@ -21,7 +21,7 @@ MODELS = {
     "window-600": ("gemma2", {"sliding_window": 600}),
     "no-window": ("llama-mqa", {}),
 }
-TOLERANCE = {"f32": 2e-4, "f16": 2e-2}
+TOLERANCE = {"f32": 2e-4, "f16": 2e-2, "i16": 2e-2}
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -36,7 +36,7 @@ def ids():
     return np.random.default_rng(6).integers(0, 131, LENGTH).astype(np.int32)
 
 
-@pytest.fixture(scope="module", params=["f32", "f16"])
+@pytest.fixture(scope="module", params=["f32", "f16", "i16"])
 def model(request, checkpoint, load, ids):
     runner = load(checkpoint, n_threads=2, num_blocks=24, n_batch=LENGTH, kv_type=request.param)
     return runner, feed(runner, Part(ids, 0, BLOCKS))

@@ -10,7 +10,7 @@ from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.memory.arena import Arena
 from fastllm.memory.pages import mapped
 from fastllm.models.bind import bind
-from fastllm.options import LoadOptions
+from fastllm.options import KV_TYPES, LoadOptions
 from fastllm.step import buffers, rope_table, weights
 from fastllm.step import plan as module
 from fastllm.step.plan import Plan
@@ -50,7 +50,7 @@ def assert_as_planned(checkpoint, taken, **options):
         runner.close()
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "f32", None])
+@pytest.mark.parametrize("kv_type", ["i16", "f16", "f32", None])
 @pytest.mark.parametrize("name", NAMES)
 def test_families(name, kv_type, tmp_path, taken):
     checkpoint = open_checkpoint(materialize(case(name), tmp_path / "model"))
@@ -120,7 +120,7 @@ def test_weights_that_do_not_fit(long, monkeypatch):
 def test_bytes_of_a_token(name, tmp_path):
     """Padded heads, all layers, and the type: what a block takes is 64 times as much."""
     bound = bind(open_checkpoint(materialize(case(name), tmp_path / "model")))
-    for kv_type in ("f16", "f32"):
+    for kv_type in KV_TYPES:
         plan = Plan(bound, LoadOptions(kv_type=kv_type), 1)
         assert plan.kv_bytes_per_token * BLOCK_SIZE == block_bytes(bound.decoder, kv_type)
 

@@ -37,7 +37,7 @@ def model(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("road", POSSIBLE_ROADS[1:], ids=lambda road: road.name)
-@pytest.mark.parametrize("kv_type", ["f32", "f16"])
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "i16"])
 def test_roads_agree(model, road, kv_type, monkeypatch):
     checkpoint, ids, expected, is_float = model
     monkeypatch.setenv("FASTLLM_ROAD", road.name)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from enum import auto
 
 from fastllm.kernels.jit import COMPILING, compiled
-from fastllm.kernels.kv_page import PAGE, padded_head_dim, page_bytes, store_key, store_value
+from fastllm.kernels.kv_page import (
+    PAGE,
+    padded_head_dim,
+    page_bytes,
+    store_key,
+    store_query,
+    store_value,
+)
 from fastllm.kernels.words import Context, Failure, Words
 
 if COMPILING:
@@ -26,7 +33,7 @@ class Rope(Words):
     Q_STRIDE = auto()
     K_STRIDE = auto()
     V_STRIDE = auto()
-    QUERIES = auto()  # rotated and scaled: float32[kv head][token][head of its group][padded dim]
+    QUERIES = auto()  # rotated, scaled: float32[kv head][token][head of its group][padded dim]
     PAGES = auto()  # of the layer
     PAGE_STRIDE = auto()
     KV_TYPE = auto()  # kv_page.KV_TYPES
@@ -76,6 +83,7 @@ def run(c: int, op: int, tid: int) -> int:
                 x = scratch
             out = queries + ((h * tokens + t) * group + g) * 4 * dim
             rotate(style, x, head_dim, rotary_dim, angles, scale, out)
+            store_query(out, dim, kv_type)
         seq = load_i32(seqs + 4 * t)
         row = word(c, Context.TABLES) + seq * word(c, Context.TABLE_STRIDE)
         block, slot = load_i32(row + 4 * (position // PAGE)), position % PAGE
