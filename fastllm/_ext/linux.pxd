@@ -35,9 +35,9 @@ cdef extern from *:
 
     static inline int32_t word_load(int32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     static inline int32_t word_add(int32_t *p, int32_t v) { return __atomic_add_fetch(p, v, __ATOMIC_ACQ_REL); }
-    static inline void word_set_once(int32_t *p, int32_t v) {
+    static inline int word_set_once(int32_t *p, int32_t v) {    /* whether it was 0 and is v now */
         int32_t zero = 0;
-        __atomic_compare_exchange_n(p, &zero, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+        return __atomic_compare_exchange_n(p, &zero, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
     }
     static inline void futex_wait(int32_t *p, int32_t seen, long timeout_ms) {
         struct timespec t = {timeout_ms / 1000, timeout_ms % 1000 * 1000000};
@@ -99,7 +99,7 @@ cdef extern from *:
     """
     int32_t word_load(int32_t *p) noexcept nogil
     int32_t word_add(int32_t *p, int32_t v) noexcept nogil
-    void word_set_once(int32_t *p, int32_t v) noexcept nogil
+    int word_set_once(int32_t *p, int32_t v) noexcept nogil
     void futex_wait(int32_t *p, int32_t seen, long timeout_ms) noexcept nogil
     void futex_wake(int32_t *p, int n) noexcept nogil
     int last_errno() noexcept nogil

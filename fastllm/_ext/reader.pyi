@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 class Batch:
     """Reads posted together. Dropping it waits for them, so the memory may be freed afterwards."""
 
@@ -56,6 +59,63 @@ class Pool:
 
     def close(self) -> None:
         """Finish what is queued and stop the threads. May be called twice."""
+
+class Feeder:
+    """Threads that read ranges of files, each handing what it has read to a compiled function.
+
+    Parameters
+    ----------
+    function : int
+        Address of ``int32 f(int64 *result, void **exception, int64 words, int64 bytes)``, Numba's
+        convention for a function of two addresses: of the job's words, and of the bytes that were
+        read, which are gone when it returns. It must not need the GIL.
+    jobs : int64[num_jobs, 4 + n]
+        Descriptors as in ``Pool.submit`` (fd, direct_fd), offset, nbytes, and n words for the
+        function. Begun in this order. The bytes' address is `offset` modulo 4096.
+    slots : int
+        Address of ``num_threads * slot_bytes`` bytes, a multiple of 4096.
+    slot_bytes : int
+        Room for the whole 4 KiB blocks around a range.
+    num_threads : int
+        At most this many, as in `Pool`; without any, `wait` does the jobs.
+    memory : object
+        Kept alive as long as a thread may use it, as `jobs` is.
+
+    Attributes
+    ----------
+    done : int
+        Jobs done so far.
+    failure : tuple of (int, int) or None
+        (job, errno) of the first read that failed, once `wait` has returned True. Jobs that had
+        not begun by then are left. ECANCELED: the process was forked meanwhile.
+
+    Raises
+    ------
+    ValueError
+        A number is out of range or not aligned.
+    """
+
+    @property
+    def done(self) -> int: ...
+    @property
+    def failure(self) -> tuple[int, int] | None: ...
+    def __init__(
+        self,
+        function: int,
+        jobs: NDArray[np.int64],
+        slots: int,
+        slot_bytes: int,
+        num_threads: int,
+        memory: object = None,
+    ) -> None: ...
+    def wait(self) -> bool:
+        """Wait, GIL released, 0.1 s at most; True when all threads have ended.
+
+        Ctrl-C interrupts the wait, not the threads.
+        """
+
+    def close(self) -> None:
+        """Leave the jobs not begun and wait for the others. May be called twice."""
 
 def huge_alloc(nbytes: int, touch: bool = False) -> int:
     """Map private memory for huge pages and return its address.

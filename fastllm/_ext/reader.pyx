@@ -297,6 +297,142 @@ cdef class Pool:
         self.close()
 
 
+# Numba's native convention: int32 f(int64 *result, void **exception, int64 words, int64 bytes)
+ctypedef int32_t (*function_t)(int64_t *, void **, int64_t, int64_t) noexcept nogil
+
+cdef enum:
+    FD, DIRECT_FD, OFFSET, NBYTES, WORDS    # of a job; the function's own words begin at WORDS
+
+ctypedef struct Line:               # what the threads of a Feeder share
+    function_t function
+    int64_t *jobs
+    int64_t stride                  # int64 of a job
+    uint8_t *slots
+    int64_t slot_bytes
+    int32_t num_jobs
+    int32_t next                    # job to be taken
+    int32_t done
+    int32_t seats                   # threads that have taken a slot
+    int32_t working                 # futex word: threads that have not ended
+    int32_t stop
+    int32_t error                   # errno of the first read that failed, 0 = none
+    int32_t failed                  # its job
+    int num_threads
+    pthread_t *threads
+
+
+cdef void feed(Line *line, uint8_t *slot) noexcept nogil:
+    """Take jobs until there are no more: read into the slot, call the function on what is there."""
+    cdef int64_t result, before
+    cdef void *exception
+    cdef int64_t *job
+    cdef Request r
+    cdef int32_t i, error
+    while not word_load(&line.stop):
+        i = word_add(&line.next, 1) - 1
+        if i >= line.num_jobs:
+            return
+        job = line.jobs + i * line.stride
+        before = job[OFFSET] % ALIGN
+        r.fd, r.direct_fd, r.dst = <int>job[FD], <int>job[DIRECT_FD], slot
+        r.offset, r.need = job[OFFSET] - before, job[NBYTES] + before
+        r.length = (r.need + ALIGN - 1) // ALIGN * ALIGN
+        error = read_request(&r) if job[NBYTES] else 0
+        if error:
+            if word_set_once(&line.error, error):
+                line.failed = i
+            word_add(&line.stop, 1)
+            return
+        line.function(&result, &exception, <int64_t><uintptr_t>(job + WORDS),
+                      <int64_t><uintptr_t>(slot + before))
+        word_add(&line.done, 1)
+
+
+cdef void *run_line(void *arg) noexcept nogil:
+    cdef Line *line = <Line *>arg
+    feed(line, line.slots + (word_add(&line.seats, 1) - 1) * line.slot_bytes)
+    if word_add(&line.working, -1) == 0:
+        futex_wake(&line.working, EVERYONE)
+    return NULL
+
+
+cdef class Feeder:
+    cdef Line line
+    cdef int pid
+    cdef object memory              # what the threads read and write
+
+    def __init__(self, uintptr_t function, jobs, uintptr_t slots, int64_t slot_bytes, int num_threads,
+                 memory=None):
+        cdef Line *line = &self.line
+        cdef int64_t *job
+        cdef int32_t i
+        if self.memory is not None:
+            raise ValueError("a Feeder is made once")
+        if num_threads < 1 or slot_bytes < 0 or (slots | <uintptr_t>slot_bytes) % ALIGN:
+            raise ValueError(f"num_threads must be positive, slots and their size multiples of {ALIGN}")
+        if jobs.dtype != "int64" or jobs.ndim != 2 or jobs.shape[1] < WORDS or not jobs.flags.c_contiguous:
+            raise ValueError(f"jobs must be rows of at least {WORDS} int64")
+        line.function = <function_t><void *>function
+        line.jobs = <int64_t *><uintptr_t>jobs.ctypes.data
+        line.num_jobs, line.stride = jobs.shape
+        line.slots, line.slot_bytes = <uint8_t *><void *>slots, slot_bytes
+        for i in range(line.num_jobs):
+            job = line.jobs + i * line.stride
+            if not 0 <= job[OFFSET] <= (1LL << 62) or not 0 <= job[NBYTES] <= slot_bytes - job[OFFSET] % ALIGN:
+                raise ValueError(f"{job[NBYTES]} bytes at {job[OFFSET]}: a slot has {slot_bytes}")
+        line.threads = <pthread_t *>calloc(num_threads, sizeof(pthread_t))
+        if line.threads == NULL:
+            raise MemoryError("no memory for the threads")
+        self.memory, self.pid = (jobs, memory), getpid()
+        line.working = num_threads
+        while line.num_threads < num_threads and start_thread(
+            &line.threads[line.num_threads], run_line, line
+        ) == 0:
+            line.num_threads += 1
+        # Fewer is fine (a pids limit); without any, whoever waits does the jobs.
+        word_add(&line.working, line.num_threads - num_threads)
+
+    def wait(self):
+        cdef Line *line = &self.line
+        cdef int32_t working = word_load(&line.working)
+        if working == 0 or line.num_jobs == 0:  # where no thread could be started, all is left
+            with nogil:
+                feed(line, line.slots)
+            return True
+        if self.pid != getpid():    # forked: the threads stayed with the parent
+            if word_set_once(&line.error, ECANCELED):
+                line.failed = min(word_load(&line.next), line.num_jobs - 1)
+            return True
+        with nogil:
+            futex_wait(&line.working, working, 100)
+        PyErr_CheckSignals()        # Ctrl-C gets through even if the disk hangs
+        return word_load(&line.working) == 0
+
+    @property
+    def done(self):
+        return word_load(&self.line.done)
+
+    @property
+    def failure(self):
+        cdef int32_t error = word_load(&self.line.error)
+        return (self.line.failed, error) if error else None
+
+    def close(self):
+        cdef Line *line = &self.line
+        cdef int i
+        word_add(&line.stop, 1)
+        if self.pid == getpid():
+            with nogil:
+                for i in range(line.num_threads):
+                    pthread_join(line.threads[i], NULL)
+        free(line.threads)
+        line.threads, line.num_threads, line.num_jobs = NULL, 0, 0
+        self.memory = ()
+
+    def __dealloc__(self):
+        self.close()
+
+
 def huge_alloc(Py_ssize_t nbytes, bint touch=False):
     cdef Py_ssize_t size = max((nbytes + HUGE_BYTES - 1) // HUGE_BYTES, 1) * HUGE_BYTES
     cdef void *p = NULL

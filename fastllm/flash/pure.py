@@ -16,7 +16,11 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+from numpy.typing import NDArray
+
 ALIGN = 4096
+_JOB_WORDS = 4  # of a Feeder: fd, direct_fd, offset, nbytes; the function's own follow
 
 _LINUX = sys.platform.startswith("linux")
 _SYS_CACHESTAT = 451  # Linux 6.5, the same on every architecture
@@ -89,6 +93,97 @@ class Pool:
         executor, self._executor = self._executor, None
         if executor is not None and self._pid == os.getpid():
             executor.shutdown()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # __init__ refused its arguments
+            self.close()
+
+
+class Feeder:
+    """Threads that read and call; see ``reader.pyi``."""
+
+    def __init__(
+        self,
+        function: int,
+        jobs: NDArray[np.int64],
+        slots: int,
+        slot_bytes: int,
+        num_threads: int,
+        memory: object = None,
+    ) -> None:
+        if num_threads < 1 or slot_bytes < 0 or (slots | slot_bytes) % ALIGN:
+            raise ValueError(
+                f"num_threads must be positive, slots and their size multiples of {ALIGN}"
+            )
+        if jobs.dtype != "int64" or jobs.ndim != 2 or jobs.shape[1] < _JOB_WORDS:
+            raise ValueError(f"jobs must be rows of at least {_JOB_WORDS} int64")
+        for _, _, offset, nbytes in jobs[:, :_JOB_WORDS].tolist():
+            if not 0 <= offset <= 1 << 62 or not 0 <= nbytes <= slot_bytes - offset % ALIGN:
+                raise ValueError(f"{nbytes} bytes at {offset}: a slot has {slot_bytes}")
+        prototype = ctypes.CFUNCTYPE(
+            ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+        )
+        self.done = 0
+        self.failure: tuple[int, int] | None = None
+        self._function, self._jobs, self._memory = prototype(function), jobs, memory
+        self._slots, self._pid = slots, os.getpid()
+        self._next, self._stop, self._lock = 0, False, threading.Lock()
+        self._threads: list[threading.Thread] = []
+        for number in range(num_threads):
+            slot = slots + number * slot_bytes
+            thread = threading.Thread(target=self._feed, args=(slot,), name="fastllm-feed")
+            try:
+                thread.start()
+            except RuntimeError:  # a pids limit: fewer is fine
+                break
+            self._threads.append(thread)
+
+    def _feed(self, slot: int) -> None:
+        """Take jobs until there are no more: read into the slot, call with what is there."""
+        result, exception = ctypes.c_int64(), ctypes.c_void_p()
+        while not self._stop:
+            with self._lock:
+                number, self._next = self._next, self._next + 1
+            if number >= len(self._jobs):
+                return
+            job = self._jobs[number]
+            fd, direct_fd, offset, nbytes = job[:_JOB_WORDS].tolist()
+            before = offset % ALIGN
+            code = _read(fd, direct_fd, offset - before, nbytes + before, slot) if nbytes else 0
+            if code:
+                self._fail(number, code)
+                return
+            words = job.ctypes.data + 8 * _JOB_WORDS
+            self._function(
+                ctypes.addressof(result), ctypes.addressof(exception), words, slot + before
+            )
+            with self._lock:
+                self.done += 1
+
+    def _fail(self, number: int, code: int) -> None:
+        with self._lock:
+            self.failure = self.failure or (number, code)
+            self._stop = True
+
+    def wait(self) -> bool:
+        """Wait a moment; True when all threads have ended."""
+        if self._pid != os.getpid():  # forked: the threads stayed with the parent
+            if self.done < len(self._jobs):
+                self.failure = self.failure or (self.done, errno.ECANCELED)
+            return True
+        running = [thread for thread in self._threads if thread.is_alive()]
+        if running:
+            running[0].join(0.1)
+            return False
+        self._feed(self._slots)  # where no thread could be started, all is left
+        return True
+
+    def close(self) -> None:
+        """Leave the jobs not begun and wait for the others."""
+        self._stop = True
+        for thread in self._threads:
+            thread.join()
+        self._threads, self._memory = [], None
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # __init__ refused its arguments

@@ -75,13 +75,11 @@ class FileReader:
         self.path = os.fspath(path)
         self._backend = backend
         self._pool = backend.Pool(num_threads)
-        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         try:
-            self._fd = os.open(self.path, flags)
-        except OSError as error:
+            self._fd, self._direct_fd = open_both(self.path)
+        except ReadError:
             self._pool.close()
-            raise ReadError(f"{self.path}: cannot be opened: {error.strerror}") from error
-        self._direct_fd = _open_direct(self.path, flags, self._fd)
+            raise
         self._closed = False
 
     @property
@@ -229,17 +227,7 @@ class FileReader:
             raise ValueError(f"{self.path}: the reader is closed")
 
     def _error(self, offset: int, nbytes: int, code: int) -> ReadError:
-        what = f"{self.path}: cannot read {nbytes} bytes at offset {offset}"
-        if code == errno.ENODATA:
-            size = os.fstat(self._fd).st_size
-            text = f"{what}: the file ends at {size}; it was cut short, fetch it again"
-        elif code == errno.ECANCELED:
-            text = f"{what}: the process was forked meanwhile; start the stream in the child"
-        else:
-            text = f"{what}: {os.strerror(code)}; check the disk, then fetch the file again"
-        error = ReadError(text)
-        error.errno = code
-        return error
+        return read_error(self.path, self._fd, offset, nbytes, code)
 
 
 class _Ring:
@@ -297,6 +285,37 @@ def _settle(in_flight: deque[Batch]) -> None:
             in_flight.popleft()
     if interrupt is not None:
         raise interrupt
+
+
+def read_error(path: str, fd: int, offset: int, nbytes: int, code: int) -> ReadError:
+    """Make the error of a read that ended with errno `code`."""
+    what = f"{path}: cannot read {nbytes} bytes at offset {offset}"
+    if code == errno.ENODATA:
+        size = os.fstat(fd).st_size
+        text = f"{what}: the file ends at {size}; it was cut short, fetch it again"
+    elif code == errno.ECANCELED:
+        text = f"{what}: the process was forked meanwhile; start the stream in the child"
+    else:
+        text = f"{what}: {os.strerror(code)}; check the disk, then fetch the file again"
+    error = ReadError(text)
+    error.errno = code
+    return error
+
+
+def open_both(path: str) -> tuple[int, int]:
+    """Return descriptors of a file, through the page cache and past it (or -1).
+
+    Raises
+    ------
+    ReadError
+        The file cannot be opened.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        raise ReadError(f"{path}: cannot be opened: {error.strerror}") from error
+    return fd, _open_direct(path, flags, fd)
 
 
 def _open_direct(path: str, flags: int, fd: int) -> int:

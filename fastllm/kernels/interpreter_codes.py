@@ -8,7 +8,7 @@ RUN, WORK, END = 0, 1, 2
 GONE = -1  # of RUN: the crew has ended, take another
 
 # int64 arguments of the units (``kernels.build``)
-STEP_ARGS, PACK_ARGS, OP_ARGS, PICK_ARGS = 3, 9, 3, 4
+STEP_ARGS, PACK_ARGS, OP_ARGS, PICK_ARGS = 3, 2, 3, 4
 
 CHUNK_PAGES = 8  # pages of an attention chunk: work to share between threads, and few merges
 STATE_BYTES = 16  # of an attention row: maximum, sum, last rescale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastllm.kernels.context import word
 from fastllm.kernels.jit import compiled
 from fastllm.kernels.layouts import FLIP_SIGNS, ROWS, SPREAD_BITS
 from fastllm.kernels.memory import (
@@ -11,6 +12,7 @@ from fastllm.kernels.memory import (
     store_i16,
     store_i32,
 )
+from fastllm.kernels.words import Packing
 
 
 @compiled
@@ -22,24 +24,17 @@ def _spread(bits: int) -> int:
     return out
 
 
-def pack(
-    moves: int,
-    source: int,
-    row_bytes: int,
-    num_rows: int,
-    block_bytes: int,
-    units: int,
-    destination: int,
-    first: int,
-    last: int,
-) -> int:
+def pack(job: int, source: int) -> int:
     """Pack panels; the function of the unit "pack".
 
-    Arguments, int64: moves (address of `kernels.moves.move_table`), source (native rows, at any
-    alignment), row_bytes, num_rows, block_bytes, units, destination, first and last panel. Rows
-    past num_rows and bytes past the end of a row are zero in the panel. Source and destination both
-    point at panel 0 of the chunk.
+    Arguments: address of the job (`Packing`'s words), address of the native rows, at any alignment.
+    Rows past NUM_ROWS and bytes past the end of a row are zero in the panel. Source and destination
+    both begin with the rows of panel 0.
     """
+    moves, row_bytes = word(job, Packing.MOVES), word(job, Packing.ROW_BYTES)
+    num_rows, block_bytes = word(job, Packing.NUM_ROWS), word(job, Packing.BLOCK_BYTES)
+    units, destination = word(job, Packing.UNITS), word(job, Packing.DESTINATION)
+    first, last = word(job, Packing.FIRST), word(job, Packing.LAST)
     halves, dwords = load_i64(moves), load_i64(moves + 8)
     half_at, dword_at = moves + 16, moves + 16 + 8 * halves
     unit_bytes = 32 * halves + 64 * dwords

@@ -73,6 +73,19 @@ class Words(IntEnum):
         return len(Op) + count
 
 
+class Packing(IntEnum):
+    """Words of a job of the unit "pack" (``kernels.pack``)."""
+
+    MOVES = 0  # address of a `kernels.moves.move_table`
+    ROW_BYTES = 1  # of a row as the file has it
+    NUM_ROWS = 2
+    BLOCK_BYTES = 3
+    UNITS = 4  # of a row of a panel
+    DESTINATION = 5  # address of panel 0
+    FIRST = 6  # panels [FIRST, LAST) are written
+    LAST = 7
+
+
 class Failure(IntEnum):
     """What an op returns: 0, or why the step must end."""
 

@@ -26,7 +26,7 @@ from fastllm.options import LoadOptions
 from fastllm.step.buffers import Buffers, Rows
 from fastllm.step.program import Writer
 from fastllm.step.rope_table import table_bytes
-from fastllm.step.weights import READING_BYTES, PackedMatrix, packed_sizes, packed_types
+from fastllm.step.weights import PackedMatrix, packed_sizes, packed_types, reading_bytes
 
 DEFAULT_N_CTX = 8192  # where nothing is asked: the model's own context, at most this
 MAX_LOGIT_ROWS = 32  # logit rows computed at once; more are computed in turns
@@ -111,6 +111,7 @@ class Plan:
         self.kv_bytes_per_token = token_bytes(model.decoder, self.kv_type)
         self._own = model.decoder.config.max_position_embeddings
         self._asked = options.n_ctx
+        self._reading = mapped(reading_bytes(model, n_threads))
         self._weights = mapped(sum(packed_sizes(model, types)))
         self._sizes = _Sizes(model, types, self.kv_type)
         self._widest = max(matrix.columns for matrix in self._sizes.matrices.values())
@@ -134,7 +135,7 @@ class Plan:
             buffers=mapped(self._activations + buffers.nbytes)
             + sum(map(mapped, tables))
             + self._logits,
-            reading=READING_BYTES,
+            reading=self._reading,
             process=PROCESS_BYTES,
         )
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastllm.cache.kv_cache import BLOCK_SIZE, KVCache
 from fastllm.errors import KVRangeError, RequestError
 from fastllm.kernels import objects
-from fastllm.kernels.interpreter_codes import PACK_ARGS, STEP_ARGS
+from fastllm.kernels.interpreter_codes import STEP_ARGS
 from fastllm.kernels.layouts import LAYOUTS
 from fastllm.kernels.ops import UNITS
 from fastllm.kernels.road import choose_road, wants_prefetch
@@ -99,9 +99,7 @@ class Runner:
         formats = [name for name in LAYOUTS if name in plan.formats]
         units = ["step", "pack", "pick", *UNITS, *(f"mm_{name}" for name in formats)]
         functions = objects.addresses(units, road, progress)
-        self._weights = Weights(
-            model, objects.callable_at(functions["pack"], PACK_ARGS), options.quant, progress
-        )
+        self._weights = Weights(model, functions["pack"], self.n_threads, options.quant)
         self.model_bytes = self._weights.nbytes
         self._cache = KVCache(decoder, self.num_blocks, self.kv_type)
         self._inputs = Inputs(model, self.n_ctx)
@@ -126,6 +124,7 @@ class Runner:
         self._seat = Seat(entry, self._context, self.n_threads, usable_cpus())
         self._pid, self._lock = os.getpid(), threading.Lock()
         self._closed = False
+        self._weights.wait(progress)  # read and packed by threads, since they have addresses
         self.load_s = time.perf_counter() - started
 
     # ------------------------------------------------------------------ setting up

@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastllm.errors import UnsupportedError
+from fastllm.flash.feed import Feed, Job, slots_bytes
 from fastllm.flash.reader import FileReader, ring_bytes
+from fastllm.kernels.interpreter_codes import PACK_ARGS
 from fastllm.kernels.layouts import LAYOUTS, ROWS, PanelLayout
 from fastllm.kernels.moves import move_table
+from fastllm.kernels.objects import callable_at
 from fastllm.memory.arena import Arena
 from fastllm.models import roles
 from fastllm.models.bind import BoundModel, MatrixSource
@@ -19,12 +22,11 @@ from fastllm.models.layers import Norm, walk
 from fastllm.quants import dequantize, quantize
 from fastllm.quants.blocks import row_bytes
 
-SLOT_BYTES = 4 << 20  # of the read ring: large enough for the disk's full rate
-READING_BYTES = ring_bytes(SLOT_BYTES)
+CHUNK_BYTES = 1 << 20  # read at once: enough for a disk's full rate, and packed while in a cache
+LEAST_THREADS = 8  # that read and pack: a disk wants several reads in flight
 _FLOATS = ("f32", "f16", "bf16")
 
 Progress = Callable[[str, float], None]
-Pack = Callable[..., int]
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,18 @@ class _Chunk:
 class Weights:
     """Every matrix and vector of a model, packed in one arena.
 
+    Addresses are known at once; what lies there is, when `wait` has returned.
+
     Parameters
     ----------
     model : BoundModel
-    pack : callable
-        The packing kernel (``kernels.pack``).
+    pack : int
+        Address of the packing kernel (``kernels.pack``).
+    num_threads : int
+        Threads that read and pack; at least `LEAST_THREADS` do.
     quant : str or None
         Format that float matrices are converted to while they are read ("q8_0", "q4_0", ...);
         matrices whose rows are no multiple of 32 stay as they are.
-    progress : callable, optional
-        Called with (what, share done).
 
     Raises
     ------
@@ -97,11 +101,11 @@ class Weights:
     def __init__(
         self,
         model: BoundModel,
-        pack: Pack,
+        pack: int,
+        num_threads: int,
         quant: str | None = None,
-        progress: Progress | None = None,
     ) -> None:
-        self._pack, self._progress = pack, progress
+        self._pack = callable_at(pack, PACK_ARGS)
         self._tables = {name: move_table(name) for name in LAYOUTS}
         sources = {role: model.matrix(role) for role in roles.multiplied(model.decoder)}
         types = packed_types(model, quant)
@@ -124,43 +128,80 @@ class Weights:
             address = self.arena.alloc(values.nbytes, 64)
             self.arena.view(address, values.nbytes)[:] = values.view(np.uint8)
             self.vectors[role] = address
-        self._read(sources)
+        chunks = [chunk for role, source in sources.items() for chunk in _chunks(role, source)]
+        chunks.sort(key=lambda chunk: chunk.pieces[0])  # the disk likes file order
+        plain = [chunk for chunk in chunks if self._is_plain(chunk)]
+        self._others = [chunk for chunk in chunks if not self._is_plain(chunk)]
+        jobs = [Job(*chunk.pieces[0], words) for chunk in plain for words in self._packing(chunk)]
+        self._share = len(plain) / max(len(chunks), 1)  # of the load, that is the feed's
+        memory = self.arena, self._tables
+        self._feed = Feed(pack, jobs, max(num_threads, LEAST_THREADS), memory)
+
+    def wait(self, progress: Progress | None = None) -> None:
+        """Wait until every matrix is there; called once.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with (what, share done).
+
+        Raises
+        ------
+        ReadError
+            A file cannot be read.
+        """
+
+        def told(share: float) -> None:
+            if progress:
+                progress("reading weights", share)
+
+        self._feed.wait(lambda share: told(share * self._share))
+        self._read(self._others, lambda share: told(self._share + share * (1 - self._share)))
+        told(1.0)
 
     def close(self) -> None:
         """Free the memory; addresses are dead afterwards."""
+        self._feed.close()
         self.arena.close()
 
     # ------------------------------------------------------------------ reading
-    def _read(self, sources: dict[str, MatrixSource]) -> None:
-        chunks = [chunk for role, source in sources.items() for chunk in _chunks(role, source)]
-        total = sum(nbytes for chunk in chunks for _, _, nbytes in chunk.pieces) or 1
+    def _is_plain(self, chunk: _Chunk) -> bool:
+        """Whether the chunk can be packed as it is read."""
+        return self.matrices[chunk.role].type == chunk.source_type and len(chunk.pieces) == 1
+
+    def _read(self, chunks: list[_Chunk], progress: Callable[[float], None]) -> None:
+        """Read what is put together or quantized before it is packed."""
         done = 0
         by_path: dict[str, list[_Chunk]] = {}
         for chunk in chunks:
             by_path.setdefault(chunk.pieces[0][0], []).append(chunk)
         for path, group in by_path.items():
-            group.sort(key=lambda c: c.pieces[0][1])  # the disk likes file order
             with FileReader(path) as reader:
                 for chunk, rows in _stream(reader, path, group):
                     self._put(chunk, rows)
-                    done += sum(nbytes for _, _, nbytes in chunk.pieces)
-                    if self._progress:
-                        self._progress("reading weights", done / total)
+                    done += 1
+                    progress(done / len(chunks))
 
     def _put(self, chunk: _Chunk, rows: NDArray[np.uint8]) -> None:
         matrix = self.matrices[chunk.role]
         if matrix.type != chunk.source_type:
             values = dequantize(chunk.source_type, rows.reshape(chunk.num_rows, -1))
             rows = quantize(matrix.type, values)
+        for words in self._packing(chunk):
+            job = np.array(words, np.int64)
+            self._pack(job.ctypes.data, rows.ctypes.data)
+
+    def _packing(self, chunk: _Chunk) -> Iterator[tuple[int, ...]]:
+        """The packing kernel's words (`Packing`), a job for every span that the chunk touches."""
+        matrix = self.matrices[chunk.role]
         layout = matrix.layout
         panel_bytes = layout.panel_bytes(matrix.columns)
         begin, panels = chunk.first_row // ROWS, -(-chunk.num_rows // ROWS)
         for start, count, address in matrix.spans:
             first, last = max(0, start - begin), min(panels, start + count - begin)
             if first < last:
-                self._pack(
+                yield (
                     self._tables[matrix.type].ctypes.data,
-                    rows.ctypes.data,
                     row_bytes(matrix.type, matrix.columns),
                     chunk.num_rows,
                     layout.block_bytes,
@@ -169,6 +210,16 @@ class Weights:
                     first,
                     last,
                 )
+
+
+def reading_bytes(model: BoundModel, num_threads: int) -> int:
+    """Bytes that the files are read through; a matrix in pieces may take as much again."""
+    panel = max(
+        ROWS * row_bytes(model.matrix(role).type, model.matrix(role).shape[1])
+        for role in roles.multiplied(model.decoder)
+    )
+    chunk = max(CHUNK_BYTES, panel)
+    return max(slots_bytes(chunk, max(num_threads, LEAST_THREADS)), ring_bytes(chunk))
 
 
 def _aligned(nbytes: int) -> int:
@@ -215,10 +266,10 @@ def _padded(values: NDArray[np.float32], offset: float) -> NDArray[np.float32]:
 
 
 def _chunks(role: str, source: MatrixSource) -> Iterator[_Chunk]:
-    """Cut a matrix into runs of whole panels that fit a slot of the ring."""
+    """Cut a matrix into runs of whole panels of about `CHUNK_BYTES`."""
     rows, columns = source.shape
     size = row_bytes(source.type, columns)
-    step = max(1, SLOT_BYTES // 2 // (size * ROWS)) * ROWS
+    step = max(1, CHUNK_BYTES // (size * ROWS)) * ROWS
     for first in range(0, rows, step):
         count = min(step, rows - first)
         yield _Chunk(role, source.type, first, count, tuple(_pieces(source, size, first, count)))
@@ -256,7 +307,8 @@ def _stream(
             ranges.append(piece[1:])
             owners.append(chunk)
     parts: list[NDArray[np.uint8]] = []
-    for index, view in reader.stream(ranges, SLOT_BYTES):
+    longest = max((nbytes for _, nbytes in ranges), default=1)
+    for index, view in reader.stream(ranges, max(longest, CHUNK_BYTES)):
         chunk = owners[index]
         if len(chunk.pieces) == 1:
             yield chunk, view

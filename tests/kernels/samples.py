@@ -60,8 +60,11 @@ def pack_rows(name: str, rows: NDArray[np.uint8], columns: int, road: Road) -> N
     out = aligned((panels, layout.panel_bytes(columns)))
     moves = move_table(name)
     pack = callable_at(addresses(["pack"], road)["pack"], PACK_ARGS)
-    pack(
-        moves.ctypes.data, rows.ctypes.data, rows.shape[1], len(rows), layout.block_bytes,
-        layout.units(columns), out.ctypes.data, 0, panels,
+    job = np.array(
+        [
+            moves.ctypes.data, rows.shape[1], len(rows), layout.block_bytes, layout.units(columns),
+            out.ctypes.data, 0, panels,
+        ]
     )  # fmt: skip
+    pack(job.ctypes.data, rows.ctypes.data)
     return out

@@ -58,7 +58,8 @@ def check_packer(address):
     out = aligned(LAYOUTS["q4_1"].panel_bytes(32))
     moves = move_table("q4_1")
     pack = objects.callable_at(address, PACK_ARGS)
-    pack(moves.ctypes.data, native.ctypes.data, 20, 16, 20, 1, out.ctypes.data, 0, 1)
+    job = np.array([moves.ctypes.data, 20, 16, 20, 1, out.ctypes.data, 0, 1])
+    pack(job.ctypes.data, native.ctypes.data)
     np.testing.assert_array_equal(out, pack_reference("q4_1", native)[0])
 
 

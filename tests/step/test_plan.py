@@ -5,7 +5,7 @@ import pytest
 from fastllm.cache import kv_cache
 from fastllm.cache.kv_cache import BLOCK_SIZE, block_bytes
 from fastllm.errors import BudgetError
-from fastllm.flash.reader import FileReader
+from fastllm.flash import feed, reader
 from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.memory.arena import Arena
 from fastllm.memory.pages import mapped
@@ -33,6 +33,28 @@ def taken(monkeypatch):
     for room in (buffers, kv_cache, rope_table, weights):
         monkeypatch.setattr(room, "Arena", Counted)
     return sizes
+
+
+@pytest.fixture
+def reading(monkeypatch):
+    """Most bytes that files were read through at once."""
+    most = []
+
+    class Counted(Arena):
+        now = 0
+
+        def __init__(self, nbytes):
+            super().__init__(nbytes)
+            Counted.now += mapped(nbytes)
+            most.append(Counted.now)
+
+        def close(self):
+            Counted.now -= 0 if self.closed else mapped(self.nbytes)
+            super().close()
+
+    for room in (feed, reader):
+        monkeypatch.setattr(room, "Arena", Counted)
+    return most
 
 
 def assert_as_planned(checkpoint, taken, **options):
@@ -68,6 +90,19 @@ def test_types(type_, tmp_path, taken):
     assert_as_planned(quantized(tmp_path / "m.gguf", type_, context=9000), taken, n_ctx=8900)
 
 
+@pytest.mark.parametrize(
+    ("type_", "heads", "options"),
+    [("q4_k", (2, 128), {}), ("f32", (2, 32), {"quant": "q8_0"}), ("bf16", (2, 32), {})],
+)
+@pytest.mark.parametrize("n_threads", [2, 11])
+def test_what_files_are_read_through(type_, heads, options, n_threads, tmp_path, reading):
+    checkpoint = quantized(tmp_path / "model.gguf", type_, heads=heads)
+    options = {"n_threads": n_threads, **options}
+    plan = Plan(bind(checkpoint), LoadOptions(**options), n_threads)
+    runner_of(checkpoint, **options).close()
+    assert 0 < max(reading) <= plan.ledger(64).reading
+
+
 @pytest.fixture
 def long(tmp_path):
     """A model whose context is what takes its memory."""
@@ -82,7 +117,7 @@ def with_free(monkeypatch, nbytes):
 def test_what_was_asked_and_does_not_fit_is_refused_before_weights_are_read(long, monkeypatch):
     plan = Plan(bind(long), LoadOptions(kv_type="f16"), 1)
     with_free(monkeypatch, plan.ledger(5000).total)
-    monkeypatch.setattr(FileReader, "stream", None)  # nothing may be read
+    monkeypatch.setattr(weights, "Feed", None)  # nothing may be read
     with pytest.raises(BudgetError, match=r"MB weights \+ .* of 90000 tokens .*\(-c (\d+)\)") as e:
         runner_of(long, n_ctx=90000, n_threads=1, kv_type="f16")
     fits = int(str(e.value).rpartition("-c ")[2].rstrip(")"))

@@ -8,7 +8,6 @@ import pytest
 from fastllm.errors import FormatError
 from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.kernels import objects
-from fastllm.kernels.interpreter_codes import PACK_ARGS
 from fastllm.kernels.layouts import LAYOUTS, pack_reference
 from fastllm.models.bind import MatrixSource, RowSegment, bind
 from fastllm.quants import quantize
@@ -22,7 +21,7 @@ from tests.step.models import quantized
 
 @pytest.fixture(scope="module")
 def pack():
-    return objects.callable_at(objects.addresses(["pack"])["pack"], PACK_ARGS)
+    return objects.addresses(["pack"])["pack"]
 
 
 @pytest.fixture
@@ -30,7 +29,8 @@ def opened(pack):
     kept = []
 
     def open_(bound, quant=None):
-        kept.append(Weights(bound, pack, quant))
+        kept.append(Weights(bound, pack, 2, quant))
+        kept[-1].wait()
         return kept[-1]
 
     yield open_
@@ -66,11 +66,10 @@ def bound(request, tmp_path):
     return bind(open_checkpoint(materialize(case(request.param), tmp_path / "model")))
 
 
-@pytest.mark.parametrize("slot_bytes", [1, 20_000, None])
-def test_every_matrix_is_its_rows_in_panels(bound, opened, monkeypatch, slot_bytes):
+@pytest.mark.parametrize("chunk_bytes", [1, 10_000, module.CHUNK_BYTES])
+def test_every_matrix_is_its_rows_in_panels(bound, opened, monkeypatch, chunk_bytes):
     """Read at once, in a few runs of panels, or panel by panel."""
-    if slot_bytes:
-        monkeypatch.setattr(module, "_chunks", _small_chunks(slot_bytes))
+    monkeypatch.setattr(module, "CHUNK_BYTES", chunk_bytes)
     weights = opened(bound)
     assert set(weights.matrices) == set(packed_types(bound, None))
     for role, matrix in weights.matrices.items():
@@ -78,20 +77,6 @@ def test_every_matrix_is_its_rows_in_panels(bound, opened, monkeypatch, slot_byt
         assert (matrix.type, (matrix.rows, matrix.columns)) == (source.type, source.shape)
         expected = pack_reference(source.type, native_rows(source))
         np.testing.assert_array_equal(panels(weights, role), expected)
-
-
-def _small_chunks(slot_bytes):
-    """`_chunks` for a ring with small slots; the ring itself stays large."""
-    real = module._chunks
-
-    def chunks(role, source):
-        whole, module.SLOT_BYTES = module.SLOT_BYTES, slot_bytes
-        try:
-            yield from list(real(role, source))
-        finally:
-            module.SLOT_BYTES = whole
-
-    return chunks
 
 
 def test_vectors_are_padded_and_offset(bound, opened):
