@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastllm.arguments import shown, whole_number
+from fastllm.arguments import MAX_INT, shown, whole_number
 from fastllm.errors import RequestError
 
 # what float weights can be converted to while they are read
 QUANTS = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "bf16", "f16", "f32")
 KV_TYPES = ("i16", "f16", "f32")  # types of the KV cache's values
+MAX_THREADS, MAX_BATCH = 1024, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         for name, largest, optional in (
-            ("n_threads", 1024, True),
-            ("n_ctx", (1 << 31) - 1, True),
-            ("n_batch", 1 << 20, False),
+            ("n_threads", MAX_THREADS, True),
+            ("n_ctx", MAX_INT, True),
+            ("n_batch", MAX_BATCH, False),
         ):
             value = getattr(self, name)
             if value is not None or not optional:

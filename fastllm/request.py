@@ -14,6 +14,23 @@ from fastllm.errors import RequestError
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
+# What the fields of `SamplingParams` may be, ends included.
+REAL_RANGES = {
+    "temperature": (0.0, 100.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (0.01, 100.0),
+    "presence_penalty": (-100.0, 100.0),
+    "frequency_penalty": (-100.0, 100.0),
+}
+LARGEST = {
+    "top_k": MAX_INT,
+    "seed": (1 << 64) - 1,
+    "max_tokens": MAX_INT,
+    "logprobs": 1000,
+    "prompt_logprobs": 1000,
+}
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -73,22 +90,9 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _stop(self.stop))
-        for name, low, high in (
-            ("temperature", 0.0, 100.0),
-            ("top_p", 0.0, 1.0),
-            ("min_p", 0.0, 1.0),
-            ("repetition_penalty", 0.01, 100.0),
-            ("presence_penalty", -100.0, 100.0),
-            ("frequency_penalty", -100.0, 100.0),
-        ):
+        for name, (low, high) in REAL_RANGES.items():
             object.__setattr__(self, name, real_number(name, getattr(self, name), low, high))
-        for name, largest in (
-            ("top_k", MAX_INT),
-            ("seed", (1 << 64) - 1),
-            ("max_tokens", MAX_INT),
-            ("logprobs", 1000),
-            ("prompt_logprobs", 1000),
-        ):
+        for name, largest in LARGEST.items():
             value = getattr(self, name)
             if value is not None or name == "top_k":
                 object.__setattr__(self, name, whole_number(name, value, 0, largest))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fastllm.cli import options
+from fastllm.cli import notices, options
 from fastllm.cli.json_output import print_json
 from fastllm.cli.units import count, size
 from fastllm.errors import BudgetError
@@ -34,6 +34,8 @@ def command(
     from fastllm.options import LoadOptions
 
     found: Summary = summarize(model, LoadOptions(n_threads, n_ctx, n_batch, quant, kv_type))
+    if quant is not None:
+        notices.quant(model, quant)
     n_ctx, refusal = _settled(found)
     facts = _facts(found, n_ctx, refusal)
     if as_json:

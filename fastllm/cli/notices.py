@@ -45,6 +45,11 @@ def greedy(ctx: click.Context) -> None:
         say(f"--temp 0 takes the likeliest token; {', '.join(given)} changes nothing")
 
 
+def no_chat_to_shorten() -> None:
+    """Say that a single answer has no turns to forget."""
+    say("--no-context-shift is for a chat: it changes nothing here")
+
+
 def no_template(
     llm: LLM, system: str | None, extra: TemplateInput, *, interactive: bool, no_chat: bool
 ) -> None:

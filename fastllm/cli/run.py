@@ -88,6 +88,8 @@ def command(
     system = None if system is None else text_input.argument(system)
     extra = template_input.read(tools_file, template_args)
     notices.greedy(ctx)
+    if no_context_shift and not interactive:
+        notices.no_chat_to_shorten()
     with loaded(
         model, n_threads=n_threads, n_ctx=n_ctx, n_batch=n_batch, quant=quant, kv_type=kv_type
     ) as llm:

@@ -59,6 +59,8 @@ def file(path: str) -> str:
     RequestError
         It is not UTF-8.
     """
+    if not path:
+        raise ReadError("'' cannot be read: the name of the file is empty")
     if path == "-":
         return _decoded(_stdin_bytes(), "stdin")
     try:

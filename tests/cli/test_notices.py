@@ -64,6 +64,8 @@ def test_quant_of_a_quantized_file(fake, tmp_path, capsys):
     assert main.run(["run", str(out), "hi", "-n", "1", "--quant", "q4_0"]) == 0
     (line,) = notes(capsys)
     assert "is quantized already (q8_0): --quant q4_0 changes nothing" in line
+    assert main.run(["info", str(out), "--quant", "q4_0"]) == 0
+    assert notes(capsys) == [line]
     assert main.run(["run", str(source), "hi", "-n", "1", "--quant", "q4_0"]) == 0
     assert notes(capsys) == []
 
@@ -76,8 +78,9 @@ def test_a_prompt_from_a_file(fake, stdin, tmp_path, capsys):
     assert main.run([*argv, "-f", str(path)]) == 0
     assert capsys.readouterr().out == "a time\n"
     assert main.run([*argv, "-f", str(path), "more"]) == 2
-    assert main.run([*argv, "-f", str(path) + "x"]) == 1
-    assert "cannot be read" in capsys.readouterr().err
+    for missing in (str(path) + "x", ""):
+        assert main.run([*argv, "-f", missing]) == 1
+        assert f"{missing or repr(missing)} cannot be read" in capsys.readouterr().err
 
 
 def test_stop_texts_and_penalties(fake, capsys):
@@ -92,5 +95,11 @@ def test_stop_texts_and_penalties(fake, capsys):
         # A reward, as large as is allowed: the first token comes again and again.
         assert main.run([*argv, "-n", "4", flag, "-100"]) == 0
         assert json.loads(capsys.readouterr().out)["token_ids"] == [plain[0]] * 4
-    assert main.run([*argv, "--stop", ""]) == 1
-    assert "stop=" in capsys.readouterr().err
+    assert main.run([*argv, "--stop", ""]) == 2
+    assert "--stop" in capsys.readouterr().err
+
+
+def test_a_single_answer_has_no_turns_to_forget(fake, capsys):
+    assert main.run(["run", "m", "hi", "-n", "1", "--no-context-shift"]) == 0
+    (line,) = notes(capsys)
+    assert "--no-context-shift is for a chat" in line

@@ -7,6 +7,7 @@ import pytest
 from fastllm import LLM
 from fastllm.chat import ChatTemplate
 from fastllm.cli import main
+from fastllm.request import LARGEST, REAL_RANGES
 from tests.fakes import MARK, scripted
 
 
@@ -97,11 +98,32 @@ def test_a_prompt_longer_than_the_context(fake, capsys):
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("flags", [["--temp", "-1"], ["--top-p", "2"], ["--seed", "-5"]])
-def test_sampling_out_of_range_is_refused_before_the_load(fake, capsys, flags):
-    assert main.run(["run", "m", "hi", *flags]) == 1
-    assert "must be" in capsys.readouterr().err
+FLAGS = {
+    "temperature": "--temp", "top_k": "--top-k", "top_p": "--top-p", "min_p": "--min-p",
+    "repetition_penalty": "--repeat-penalty", "presence_penalty": "--presence-penalty",
+    "frequency_penalty": "--frequency-penalty", "seed": "--seed", "max_tokens": "-n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FLAGS)
+def test_what_sampling_cannot_be_is_wrong_usage_and_named_by_its_flag(fake, capsys, field):
+    low, high = REAL_RANGES.get(field) or (0, LARGEST[field])
+    wrong = [str(high + 1), str(low - 2), "x", *(["nan", "inf"] if field in REAL_RANGES else [])]
+    for value in wrong:
+        assert main.run(["run", "m", "hi", FLAGS[field], value]) == 2
+        assert FLAGS[field] in capsys.readouterr().err
     assert not fake
+    for value in (low, min(high, 40) if field == "max_tokens" else high):
+        assert main.run(["run", "m", "hi", "-n", "1", FLAGS[field], str(value)]) == 0
+
+
+def test_a_seed_of_minus_one_is_a_fresh_one(fake, capsys):
+    argv = ["run", "m", "hi", "-n", "40", "--temp", "5", "--json", "--seed"]
+    answers = set()
+    for seed in ("-1", "-1", "-1"):
+        assert main.run([*argv, seed]) == 0
+        answers.add(json.loads(capsys.readouterr().out)["text"])
+    assert len(answers) > 1
 
 
 def test_verbose_adds_figures_on_stderr(fake, capsys):
