@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastllm.answers import Answer, Stream
     from fastllm.async_answers import AsyncStream
     from fastllm.errors import (
+        AnswerTimeoutError,
         BudgetError,
         ContextLengthError,
         DownloadError,
@@ -40,6 +41,7 @@ _HOMES = {
     "fastllm.answers": ("Answer", "Stream"),
     "fastllm.async_answers": ("AsyncStream",),
     "fastllm.errors": (
+        "AnswerTimeoutError",
         "BudgetError",
         "ContextLengthError",
         "DownloadError",
@@ -60,6 +62,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "LLM",
     "Answer",
+    "AnswerTimeoutError",
     "AsyncStream",
     "BudgetError",
     "Chunk",
@@ -85,7 +88,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'fastllm' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    from fastllm.forks import Imports
+
+    with Imports():
+        value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastllm.arguments import seconds
 from fastllm.driver import Driver
-from fastllm.errors import FastLLMError
+from fastllm.errors import AnswerTimeoutError, FastLLMError
 from fastllm.events import LOOK_UP_S, Gathered, Unread
 from fastllm.request import Chunk, Completion, Timings, TokenLogprob
 from fastllm.sampling.logprobs import token_logprob
@@ -125,8 +125,8 @@ class Answer:
 
         Raises
         ------
-        TimeoutError
-            It has not come by then.
+        AnswerTimeoutError
+            It has not come by then; a `TimeoutError`, too.
         FastLLMError
             What went wrong with this request.
         """
@@ -137,7 +137,9 @@ class Answer:
         while not gathered.done:
             left_s = LOOK_UP_S if until_s is None else min(until_s - time.monotonic(), LOOK_UP_S)
             if not gathered.wait(left_s) and left_s <= 0:
-                raise TimeoutError(f"the answer has not come within {timeout:g} s; it goes on")
+                raise AnswerTimeoutError(
+                    f"the answer has not come within {timeout:g} s and goes on: ask again or cancel"
+                )
         if gathered.error is not None:
             raise gathered.error
         chunks = gathered.chunks

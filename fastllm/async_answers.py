@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 
 from fastllm.driver import Driver
-from fastllm.errors import FastLLMError
+from fastllm.errors import FastLLMError, RequestError
 from fastllm.events import Unread
 from fastllm.request import Chunk
 from fastllm.sequence import Sequence
@@ -28,6 +28,20 @@ class Bell:
         """Set the event soon; nothing happens where the loop is closed already."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._event.set)
+
+    def check(self) -> None:
+        """Refuse to be waited for in another loop, where nothing would ever ring.
+
+        Raises
+        ------
+        RequestError
+            This is another event loop.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise RequestError(
+                "this stream belongs to the event loop that astream was awaited in: read it there, "
+                "or ask for one in this loop"
+            )
 
     async def wait(self, ready: Callable[[], bool]) -> None:
         """Wait until `ready`; who makes it so must ring afterwards."""
@@ -51,6 +65,7 @@ class AsyncStream(AsyncIterator[Chunk]):
         driver.submit(seq, self)
 
     async def __anext__(self) -> Chunk:
+        self._bell.check()  # the stream is as it was for who reads it where it belongs
         try:
             while not self._finished:
                 await self._bell.wait(lambda: self._unread.pending)

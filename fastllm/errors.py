@@ -12,7 +12,8 @@
     ├── DownloadError(OSError)         a model could not be fetched or verified
     ├── ReadError(OSError)             the disk refused, or the file changed while it was read
     ├── BudgetError(MemoryError)       it does not fit in the memory there is
-    └── KernelError(RuntimeError)      a kernel could not be built or loaded
+    ├── KernelError(RuntimeError)      a kernel could not be built or loaded
+    └── AnswerTimeoutError(TimeoutError)  an answer has not come in the time given
 
 The command line prints ``str(error)`` and leaves with ``exit_code``; a traceback only with ``-v``.
 """
@@ -78,3 +79,7 @@ class BudgetError(FastLLMError, MemoryError):
 
 class KernelError(FastLLMError, RuntimeError):
     """A compute kernel could not be built, loaded or chosen on this machine."""
+
+
+class AnswerTimeoutError(FastLLMError, TimeoutError):
+    """An answer has not come within the time that its caller would wait; the request goes on."""

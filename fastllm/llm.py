@@ -19,6 +19,7 @@ from fastllm.driver import Driver
 from fastllm.engine import Engine, Runner
 from fastllm.errors import RequestError
 from fastllm.events import Gathered, Unread
+from fastllm.forks import Imports
 from fastllm.options import LoadOptions
 from fastllm.prompts import (
     ChatPrompt,
@@ -99,9 +100,10 @@ class LLM:
         progress: Progress | None = None,
     ) -> None:
         options = LoadOptions(n_threads, n_ctx, n_batch, quant, kv_type)
-        from fastllm import loading
+        with Imports():
+            from fastllm import loading
 
-        parts = loading.load(model, options, progress)
+            parts = loading.load(model, options, progress)
         self._join(parts.runner, parts.tokenizer, parts.chat_template, parts.name)
 
     @classmethod
@@ -161,9 +163,10 @@ class LLM:
         UnsupportedError
             Its kind is not built, or the model has none.
         """
-        from fastllm import loading
+        with Imports():
+            from fastllm import loading
 
-        return loading.load_tokenizer(model)
+            return loading.load_tokenizer(model)
 
     @property
     def has_chat_template(self) -> bool:

@@ -13,7 +13,7 @@ import weakref
 import pytest
 
 from fastllm import LLM, SamplingParams
-from fastllm.errors import KernelError, RequestError
+from fastllm.errors import AnswerTimeoutError, KernelError, RequestError
 from fastllm.events import MAX_UNREAD
 from tests.driven import at_rest
 from tests.fakes import FakeRunner, FakeTemplate, FakeTokenizer
@@ -149,8 +149,9 @@ def test_an_answer_can_be_waited_for_in_parts_and_cancelled_from_anywhere():
     llm = fake_llm()
     permits = held_up(llm)
     answer = llm.submit("x", LONG)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(AnswerTimeoutError, match="within 0 s") as raised:
         answer.result(timeout=0)
+    assert isinstance(raised.value, TimeoutError)
     assert not answer.done()
     permits.release()
     threading.Thread(target=answer.cancel).start()
@@ -312,6 +313,32 @@ def test_asyncio_errors_reach_the_task():
             await llm.agenerate("x", SHORT)
 
     asyncio.run(main())
+
+
+def test_a_stream_belongs_to_its_event_loop():
+    llm = fake_llm()
+    expected = llm.generate("a", LONG)[0].token_ids
+    stream, seen = [], []
+
+    async def elsewhere():
+        for _ in range(2):
+            with pytest.raises(RequestError, match="belongs to the event loop"):
+                await anext_of(stream[0])
+        seen.append("refused")
+
+    async def main():
+        stream.append(await llm.astream("a", LONG))
+        first = await anext_of(stream[0])
+        thread = threading.Thread(target=asyncio.run, args=(elsewhere(),))
+        thread.start()
+        thread.join(timeout=60)
+        # where it belongs it goes on
+        rest = [t async for c in stream[0] for t in c.token_ids]
+        assert [*first.token_ids, *rest] == expected
+
+    asyncio.run(main())
+    asyncio.run(elsewhere())  # and when its loop has ended
+    assert seen == ["refused", "refused"]
 
 
 # --------------------------------------------------------------------------- interrupts

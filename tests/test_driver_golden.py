@@ -65,7 +65,7 @@ import os
 from tests.test_driver_golden import ANSWER, PROMPT, llm_of
 llm = llm_of({folder!r})
 expected = llm.generate([PROMPT], ANSWER)[0].token_ids
-lock = llm._runner._lock
+lock = llm._runner._lock.here
 for _ in range(5):
     busy = [llm.submit([*PROMPT, i], ANSWER) for i in range(4)]  # steps run while this forks
     lock.acquire()  # as in the middle of a step, whenever the fork happens to be

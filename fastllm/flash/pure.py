@@ -19,12 +19,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from fastllm.forks import Lock
+
 ALIGN = 4096
 _JOB_WORDS = 4  # of a Feeder: fd, direct_fd, offset, nbytes; the function's own follow
 
 _LINUX = sys.platform.startswith("linux")
 _SYS_CACHESTAT = 451  # Linux 6.5, the same on every architecture
-_seek_lock = threading.Lock()
+_seek_lock = Lock()
 
 
 class Batch:
@@ -242,7 +244,7 @@ def read_into(fd: int, memory: memoryview, offset: int) -> int:
     if hasattr(os, "pread"):
         chunk = os.pread(fd, len(memory), offset)
     else:  # Windows: the descriptor has one position for all threads
-        with _seek_lock:
+        with _seek_lock.here:
             os.lseek(fd, offset, os.SEEK_SET)
             chunk = os.read(fd, len(memory))
     memory[: len(chunk)] = chunk

@@ -19,7 +19,6 @@ import json
 import os
 import platform
 import sys
-import threading
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 
 from fastllm.environment import home
 from fastllm.errors import KernelError
+from fastllm.forks import Lock
 from fastllm.kernels import elf
 from fastllm.kernels.road import Road, choose_road
 
@@ -121,13 +121,13 @@ class _Loader:
     """Units of this process, each loaded once."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.keep: list[Any] = []
         self.units: dict[tuple[str, str], dict[str, int]] = {}
 
     def load(self, unit: str, road: Road, objects: Objects) -> dict[str, int]:
         """Addresses of a unit's functions."""
-        with self.lock:
+        with self.lock.here:
             known = self.units.get((unit, road.name))
             if known is not None:
                 return known

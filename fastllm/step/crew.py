@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastllm.environment import switch
+from fastllm.forks import Lock
 from fastllm.kernels.crew import Crew as Block
 from fastllm.kernels.crew import crew_bytes
 from fastllm.kernels.interpreter_codes import END, GONE, RUN, WORK
@@ -93,7 +94,7 @@ class Seat:
     def _join(self, gone: _Crew | None = None) -> _Crew:
         """A crew that this seat belongs to."""
         global _crew
-        with _assembling:
+        with _assembling.here:
             before = _crew
             if before is not None and before is not gone and self._needs in before.needs:
                 return before
@@ -192,7 +193,7 @@ def _aligned(nbytes: int) -> NDArray[np.uint8]:
 
 _crew: _Crew | None = None
 _taken: set[_Needs] = set()
-_assembling = threading.Lock()
+_assembling = Lock()
 
 
 def _leave(needs: _Needs) -> _Crew | None:
@@ -207,8 +208,8 @@ def _leave(needs: _Needs) -> _Crew | None:
 
 def _after_fork() -> None:
     """Begin without a crew: its threads stayed with the parent."""
-    global _crew, _assembling
-    _crew, _assembling = None, threading.Lock()
+    global _crew
+    _crew = None
 
 
 if hasattr(os, "register_at_fork"):

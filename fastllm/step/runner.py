@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastllm.cache.kv_cache import BLOCK_SIZE, KVCache
 from fastllm.errors import KVRangeError, RequestError
+from fastllm.forks import Lock
 from fastllm.kernels import objects
 from fastllm.kernels.interpreter_codes import STEP_ARGS
 from fastllm.kernels.layouts import LAYOUTS
@@ -122,7 +121,7 @@ class Runner:
         self._prepare(decoder, writer)
         entry = objects.callable_at(functions["step"], STEP_ARGS)
         self._seat = Seat(entry, self._context, self.n_threads, usable_cpus())
-        self._pid, self._lock = os.getpid(), threading.Lock()
+        self._lock = Lock()
         self._closed = False
         self._weights.wait(progress)  # read and packed by threads, since they have addresses
         self.load_s = time.perf_counter() - started
@@ -181,7 +180,7 @@ class Runner:
             A key or value that the KV cache cannot hold; the other sequences of the batch may be
             computed again without the one it names.
         """
-        with self._own_lock():
+        with self._lock.here:
             self._check(batch)
             logits = self._go_on(Pass(batch), self.num_parts)
             assert logits is not None
@@ -213,7 +212,7 @@ class Runner:
         ReadError, KVRangeError
             As `forward`; the pass has ended.
         """
-        with self._own_lock():
+        with self._lock.here:
             if self._closed:
                 raise RequestError("the model is closed")
             return self._go_on(one, parts)
@@ -222,12 +221,6 @@ class Runner:
         if self._closed:
             raise RequestError("the model is closed")
         check(batch, self._limits)
-
-    def _own_lock(self) -> threading.Lock:
-        """The lock of this process: in a forked child, who held it stayed with the parent."""
-        if self._pid != os.getpid():
-            self._pid, self._lock = os.getpid(), threading.Lock()
-        return self._lock
 
     def _go_on(self, one: Pass, parts: int) -> NDArray[np.float32] | None:
         self._stage.enter(one)
@@ -268,7 +261,7 @@ class Runner:
 
     def close(self) -> None:
         """Stop the threads and free the memory; the runner is unusable afterwards."""
-        with self._own_lock():
+        with self._lock.here:
             if self._closed:
                 return
             self._closed = True

@@ -14,10 +14,10 @@ rstrip) is taken off here.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fastllm.forks import Lock
 from fastllm.tokenizer.special import PLAIN, SHIELD, Cuts, SpecialSplitter
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class LibraryEncoder:
         self._text_of = {i: text for text, i in control.items()}
         self._control_ids = frozenset(control.values())
         self._cuts = cuts
-        self._lock = threading.Lock()  # the flag belongs to the shared object
+        self._lock = Lock()  # the flag belongs to the shared object
 
     def encode(self, text: str, parse_special: bool) -> list[int]:
         """Return the ids of `text`, with nothing around them."""
@@ -78,7 +78,7 @@ class LibraryEncoder:
         return ids
 
     def _run(self, tokenizer: tokenizers.Tokenizer, text: str, as_text: bool) -> list[int]:
-        with self._lock:
+        with self._lock.here:
             tokenizer.encode_special_tokens = as_text
             return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -123,4 +123,4 @@ class LibraryEncoder:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock = threading.Lock()
+        self._lock = Lock()
