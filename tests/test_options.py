@@ -35,7 +35,9 @@ def test_the_largest(name, largest):
 
 
 @pytest.mark.parametrize("value", ["q9", "", 8, True, ["q8_0"], np.array(["f16", "f32"])], ids=repr)
-@pytest.mark.parametrize(("name", "allowed"), [("quant", "q8_0, q4_0"), ("kv_type", "f16, f32")])
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("quant", "q8_0, q4_0"), ("kv_type", "i16, f16, f32")]
+)
 def test_what_is_no_type(name, allowed, value):
     with pytest.raises(RequestError) as error:
         LLM("does-not-matter", **{name: value})

@@ -1,7 +1,7 @@
 """The command ``fastllm``: parse, import the one command that is asked for, map errors to codes.
 
-Exit codes: 0 done; 1 an error, one line on stderr; 2 wrong usage; 130 Ctrl-C; 143 SIGTERM. When
-the reader of stdout goes away (``| head``) we leave quietly with 1.
+Exit codes: 0 done; 1 an error, one line on stderr; 2 wrong usage; 130 Ctrl-C; 143 SIGTERM;
+129 SIGHUP. When the reader of stdout goes away (``| head``) we leave quietly with 1.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = run(argv)
     except KeyboardInterrupt:  # between two of run's own handlers
         code = 130
-    except process.Terminated:
-        code = 143
+    except process.Terminated as terminated:
+        code = 128 + terminated.number
     process.leave(code)
 
 

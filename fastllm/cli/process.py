@@ -13,7 +13,17 @@ from typing import NoReturn
 
 
 class Terminated(BaseException):
-    """SIGTERM: unwinds like Ctrl-C, so that half-written files are removed."""
+    """SIGTERM, or SIGHUP: unwinds like Ctrl-C, so that half-written files are removed.
+
+    Attributes
+    ----------
+    number : int
+        Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class _Messages(io.TextIOWrapper):
@@ -55,6 +65,8 @@ def prepare() -> None:
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, _terminate)
 
 
 def leave(code: int) -> NoReturn:
@@ -86,6 +98,6 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise Terminated
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated(number)

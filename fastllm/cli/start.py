@@ -14,6 +14,7 @@ def main() -> NoReturn:
     # Nothing is open or half-written yet; `process.prepare` puts in handlers that unwind.
     signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)
+    # Of SIGHUP the system's own handler does as much.
     # 100,000 strings and tuples of a vocabulary come, and none goes: with the thresholds that fit
     # ordinary programs the collector looks for garbage among them 160 times (25 ms).
     gc.set_threshold(50_000, 20, 50)

@@ -109,7 +109,8 @@ def write_gguf(
         _remove(part)
         if isinstance(error, FastLLMError):  # from whoever makes the chunks
             raise
-        raise FastLLMError(f"{path}: cannot be written: {error.strerror}") from error
+        shown = path or repr(path)
+        raise FastLLMError(f"{shown}: cannot be written: {error.strerror}") from error
     except BaseException:
         _remove(part)
         raise

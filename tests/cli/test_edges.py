@@ -213,7 +213,10 @@ def test_numbers_out_of_range(tiny, arguments):
         assert_one_line(err)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+ENDINGS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(("number", "code"), ENDINGS)
 def test_signals_while_it_works(number, code):
     # `perplexity` reads stdin to its end before anything else: it is there for certain.
     with subprocess.Popen(
@@ -239,6 +242,16 @@ def test_signals_while_it_starts(tmp_path, number, code):
     # The folder itself goes first, before an installed package beside the true library.
     found = shell("--version", env={"PYTHONPATH": str(REPOSITORY)}, cwd=tmp_path)
     assert found == (code, b"", "interrupted\n" if code == 130 else "")
+
+
+def test_nohup_is_honoured():
+    code = (
+        "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from fastllm.cli import process; process.prepare()\n"
+        "os.kill(os.getpid(), signal.SIGHUP); print('here')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"here\n")
 
 
 def test_an_interrupted_rewrite_leaves_nothing(tmp_path, monkeypatch, capsys):
