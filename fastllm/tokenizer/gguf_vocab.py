@@ -7,7 +7,7 @@ sentencepiece's BPE by scores, "bert" WordPiece. Other models (t5, rwkv, plamo2,
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from fastllm.errors import FormatError, UnsupportedError
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 KEY = "tokenizer.ggml."
 OWN_KEY = "fastllm.tokenizer."  # what we write beside it; `to_gguf` says what they mean
 CUT_KEYS = ("lstrip", "rstrip", "single_word")
+ENDS = ("eot", "eom", "fim_pad", "fim_rep", "fim_sep")  # besides EOS
 MODELS = ("gpt2", "gemma4", "llama", "bert")
 
 
@@ -51,19 +52,15 @@ def load_gguf(metadata: Mapping[str, Any]) -> LoadedVocabulary:
     if model == "bert":
         bos = _token_id(metadata, "cls_token_id", bos, found)
     if KEY + "token_type" not in metadata:
-        for i in (bos, eos):
-            if i is not None:  # or it would be shown, and made out of user text
-                found.kinds[i] = vocabulary.CONTROL
-    declared = [eos, *(_token_id(metadata, f"{n}_token_id", None, found) for n in ("eot", "eom"))]
+        _make_markers(metadata, found, (bos, eos))  # or they would be shown, and made out of text
+    declared = [eos, *(_token_id(metadata, f"{name}_token_id", None, found) for name in ENDS)]
     ends = mark_end_tokens(found, declared, _ordinary(metadata, found))
-    for i in declared:
-        if i is not None:  # named by the file: a marker, whatever kind it is said to be
-            found.kinds[i] = vocabulary.CONTROL
+    _make_markers(metadata, found, declared)
     add_bos, add_space = model in ("llama", "gemma4"), model == "llama"
     metaspace = metadata.get(OWN_KEY + "metaspace")
     suffix: tuple[int, ...] = ()
     if model == "llama":
-        add_space = bool(metadata.get(KEY + "add_space_prefix", True))
+        add_space = _flag(metadata, "add_space_prefix", True)
         scores = [0.0] * len(found.tokens)  # as ggml has it, where the file gives none
         if KEY + "scores" in metadata:
             scores = _numbers(metadata, "scores", len(found.tokens))
@@ -78,8 +75,8 @@ def load_gguf(metadata: Mapping[str, Any]) -> LoadedVocabulary:
         found.byte_level = rule.byte_level
         add_bos = add_bos or rule.add_bos
         fragment = _bpe(metadata, found, rule)
-    add_bos = bool(metadata.get(KEY + "add_bos_token", add_bos))
-    if metadata.get(KEY + "add_eos_token", False) and eos is not None:
+    add_bos = _flag(metadata, "add_bos_token", add_bos)
+    if _flag(metadata, "add_eos_token", False) and eos is not None:
         suffix = (eos,)
     always = found.of_kind(vocabulary.USER_DEFINED)
     control = found.of_kind(vocabulary.CONTROL, vocabulary.UNKNOWN)
@@ -112,10 +109,13 @@ def _read_tokens(metadata: Mapping[str, Any], byte_level: bool) -> Vocabulary:
     kinds = bytearray([vocabulary.NORMAL]) * len(tokens)
     if KEY + "token_type" in metadata:
         numbers = _numbers(metadata, "token_type", len(tokens))
-        try:
-            kinds = bytearray(numbers)
-        except (TypeError, ValueError):
-            raise FormatError("tokenizer.ggml.token_type holds kinds that are none") from None
+        if float in set(map(type, numbers)):
+            raise FormatError("tokenizer.ggml.token_type holds kinds that are none")
+        kinds = bytearray(kind if 0 <= kind <= vocabulary.BYTE else 0 for kind in numbers)
+    if not byte_level:
+        for place, kind in enumerate(kinds):
+            if kind == vocabulary.BYTE and not vocabulary.BYTE_TOKEN.fullmatch(tokens[place]):
+                kinds[place] = vocabulary.NORMAL
     if not byte_level and vocabulary.BYTE not in kinds:
         for b in range(256):
             i = ids.get(f"<0x{b:02X}>")
@@ -159,7 +159,41 @@ def _token_id(
 ) -> int | None:
     """Return an id the file names; one outside the vocabulary (-1, for one) names none."""
     value = metadata.get(KEY + key, default)
-    return value if isinstance(value, int) and 0 <= value < len(found.tokens) else None
+    return value if type(value) is int and 0 <= value < len(found.tokens) else None
+
+
+def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = metadata.get(KEY + key, default)
+    if not isinstance(value, int) or value not in (0, 1):
+        raise FormatError(f"tokenizer.ggml.{key} is {str(value)[:40]!r}, expected true or false")
+    return bool(value)
+
+
+def _make_markers(
+    metadata: Mapping[str, Any], found: Vocabulary, ids: Iterable[int | None]
+) -> None:
+    """Make control tokens of those that the file names, whatever kind it says they are.
+
+    But for what ordinary text is made of, such as a line's end that ends the answer: without it
+    prompts could not hold it.
+    """
+    named = {i for i in ids if i is not None and found.kinds[i] != vocabulary.BYTE}
+    ordinary = {found.tokens[i] for i in named if found.kinds[i] == vocabulary.NORMAL}
+    text = _merged(metadata, ordinary) | {text for text in ordinary if len(text) == 1}
+    for i in named:
+        if found.tokens[i] not in text:
+            found.kinds[i] = vocabulary.CONTROL
+
+
+def _merged(metadata: Mapping[str, Any], texts: Set[str]) -> Set[str]:
+    """Return those of `texts` that the file's merges make."""
+    lines = metadata.get(KEY + "merges")
+    if not texts or not isinstance(lines, list):
+        return set()
+    lengths = {len(text) + 1 for text in texts}  # a merge line has a space more
+    return texts & {
+        line.replace(" ", "", 1) for line in lines if isinstance(line, str) and len(line) in lengths
+    }
 
 
 def _pre_rule(metadata: Mapping[str, Any], model: str) -> pre.PreRule:
@@ -170,7 +204,7 @@ def _pre_rule(metadata: Mapping[str, Any], model: str) -> pre.PreRule:
     return pre.pre_rule(str(name))
 
 
-def _ordinary(metadata: Mapping[str, Any], found: Vocabulary) -> set[str]:
+def _ordinary(metadata: Mapping[str, Any], found: Vocabulary) -> Set[str]:
     """Return the end texts that end nothing: they only look like control tokens.
 
     A file with ``token_type`` says what is a control token (Gemma has an HTML ``</s>`` that is
@@ -183,14 +217,7 @@ def _ordinary(metadata: Mapping[str, Any], found: Vocabulary) -> set[str]:
         for text in vocabulary.END_TEXTS
         if text in found.ids and found.kinds[found.ids[text]] == vocabulary.NORMAL
     }
-    if not suspects:
-        return set()
-    lengths = {len(text) + 1 for text in suspects}  # a merge line has a space more
-    return suspects.intersection(
-        line.replace(" ", "", 1)
-        for line in metadata.get(KEY + "merges", ())
-        if len(line) in lengths
-    )
+    return _merged(metadata, suspects)
 
 
 def _bpe(
@@ -262,7 +289,7 @@ def _wordpiece(metadata: Mapping[str, Any], found: Vocabulary) -> Callable[[str,
     unknown = _token_id(metadata, "unknown_token_id", 100, found)
     if unknown is None:
         raise FormatError("tokenizer.ggml.unknown_token_id is missing; WordPiece needs it")
-    lowercase = bool(metadata.get("tokenizer.ggml.normalizer.lowercase", True))
+    lowercase = _flag(metadata, "normalizer.lowercase", True)
     tokenizer = Tokenizer(models.WordPiece(found.ids, unk_token=found.tokens[unknown]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

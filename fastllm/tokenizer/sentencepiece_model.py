@@ -24,6 +24,7 @@ from fastllm.tokenizer.vocabulary import (
     CONTROL,
     NORMAL,
     UNKNOWN,
+    UNUSED,
     USER_DEFINED,
     Vocabulary,
 )
@@ -70,6 +71,9 @@ def model_proto(found: Vocabulary, scores: Sequence[float]) -> bytes:
         elif kind == USER_DEFINED or not NORMAL <= kind <= BYTE:
             kinds[i] = NORMAL
     kinds[unknown] = UNKNOWN  # the library wants exactly one
+    has_bytes = kinds.count(BYTE) == 256
+    if not has_bytes:  # it wants all of them or none
+        kinds = kinds.replace(bytes([BYTE]), bytes([UNUSED]))
     text_tag = _varint(_PIECE_TEXT << 3 | _BYTES)
     score_tag = _varint(_PIECE_SCORE << 3 | _FLOAT)
     pack_score = struct.Struct("<f").pack
@@ -82,7 +86,7 @@ def model_proto(found: Vocabulary, scores: Sequence[float]) -> bytes:
         out.append(_message(_MODEL_PIECE, piece))
     trainer = (
         _number(_TRAINER_TYPE, _TYPE_BPE)
-        + _number(_TRAINER_BYTE_FALLBACK, int(kinds.count(BYTE) == 256))
+        + _number(_TRAINER_BYTE_FALLBACK, int(has_bytes))
         + _number(_TRAINER_UNK_ID, unknown)
         + b"".join(
             _number(field, _ABSENT) for field in (_TRAINER_BOS_ID, _TRAINER_EOS_ID, _TRAINER_PAD_ID)

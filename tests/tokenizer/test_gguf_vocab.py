@@ -265,7 +265,6 @@ def test_unknown_kinds_are_refused_by_name(change: dict[str, object], words: str
         ({"tokens": ["a", "b", "a"]}, "'a' twice"),
         ({"tokens": ["a", "\udcff"]}, "string 1 is not UTF-8"),
         ({"token_type": [1, 2]}, "2 entries for 450 tokens"),
-        ({"token_type": [-4] * 450}, "kinds that are none"),
         ({"token_type": ["x"] * 450}, "not an array of numbers"),
         ({"token_type": [1.5] * 450}, "kinds that are none"),
         ({"merges": None}, "merges is missing"),
@@ -289,7 +288,7 @@ def test_damaged_spm_metadata(change: dict[str, object], words: str) -> None:
         Tokenizer.from_gguf(tiny.spm_metadata(**change))
 
 
-@pytest.mark.parametrize("value", [-1, 10**9, "1", 1.5, None, [1]])
+@pytest.mark.parametrize("value", [-1, 10**9, "1", 1.5, None, [1], True])
 def test_an_id_out_of_range_counts_as_absent(value: object) -> None:
     tokenizer = Tokenizer.from_gguf(tiny.gpt2_metadata("llama-bpe", bos_token_id=value))
     assert tokenizer.bos_token_id is None
@@ -401,3 +400,61 @@ def test_a_tokenizer_is_pickled(metadata: dict[str, object]) -> None:
     assert again.encode("hello there <|im_end|>", parse_special=True) == ids
     assert again.decode(ids) == tokenizer.decode(ids)
     assert again.eos_token_ids == tokenizer.eos_token_ids
+
+
+@pytest.mark.parametrize("key", ["eos_token_id", "eot_token_id", "fim_sep_token_id"])
+@pytest.mark.parametrize("text", ["Ċ", "Ġb", "]"])
+def test_ordinary_text_that_ends_the_answer_stays_text(key: str, text: str) -> None:
+    """A model may end its answers with a line's end; prompts hold line ends all the same."""
+    metadata = tiny.gpt2_metadata()
+    i = metadata["tokenizer.ggml.tokens"].index(text)
+    plain = Tokenizer.from_gguf(metadata)
+    for tokenizer in (
+        Tokenizer.from_gguf({**metadata, f"tokenizer.ggml.{key}": i}),
+        Tokenizer.from_gguf(
+            {
+                **{k: v for k, v in metadata.items() if not k.endswith("token_type")},
+                f"tokenizer.ggml.{key}": i,
+            }
+        ),
+    ):
+        assert i in tokenizer.eos_token_ids
+        assert tokenizer.encode("a b]\n") == plain.encode("a b]\n")
+        assert tokenizer.decode(tokenizer.encode("a b]\n")) == "a b]\n"
+
+
+def test_a_byte_that_ends_the_answer_stays_a_byte() -> None:
+    metadata = tiny.spm_metadata()
+    i = metadata["tokenizer.ggml.tokens"].index("<0x0A>")
+    tokenizer = Tokenizer.from_gguf({**metadata, "tokenizer.ggml.eot_token_id": i})
+    assert i in tokenizer.eos_token_ids
+    assert tokenizer.decode(tokenizer.encode("a\nb🦙")) == "a\nb🦙"
+
+
+def test_kinds_that_ggml_does_not_know_are_ordinary() -> None:
+    metadata = tiny.spm_metadata()
+    i = metadata["tokenizer.ggml.tokens"].index("▁the")
+    for kind in (0, 7, 300, -1, tiny.BYTE):
+        kinds = list(metadata["tokenizer.ggml.token_type"])
+        kinds[i] = kind
+        tokenizer = Tokenizer.from_gguf({**metadata, "tokenizer.ggml.token_type": kinds})
+        assert tokenizer.encode("the") == Tokenizer.from_gguf(metadata).encode("the")
+    kinds[i] = 1.5
+    with pytest.raises(FormatError, match="token_type holds kinds that are none"):
+        Tokenizer.from_gguf({**metadata, "tokenizer.ggml.token_type": kinds})
+
+
+def test_a_vocabulary_that_lacks_a_byte_works_for_what_it_has() -> None:
+    metadata = tiny.spm_metadata()
+    i = metadata["tokenizer.ggml.tokens"].index("<0xFE>")
+    metadata["tokenizer.ggml.tokens"][i] = "zz"
+    metadata["tokenizer.ggml.token_type"][i] = tiny.NORMAL
+    tokenizer = Tokenizer.from_gguf(metadata)
+    assert tokenizer.decode(tokenizer.encode("The sky")) == "The sky"
+
+
+def test_a_flag_of_another_type_is_refused() -> None:
+    for value in ("false", 2, [True]):
+        with pytest.raises(FormatError, match=r"add_bos_token is .*, expected true or false"):
+            Tokenizer.from_gguf(tiny.gpt2_metadata(add_bos_token=value))
+    assert Tokenizer.from_gguf(tiny.gpt2_metadata(add_bos_token=1)).add_bos
