@@ -1,14 +1,16 @@
 """The loop: schedule, step, sample, text. Called by one thread at a time.
 
-`Engine.step` runs one step for everybody who is in; what comes of it goes to the sink of each
-sequence. Nothing here waits, locks or knows of threads: `driver.Driver` calls it from a thread of
-its own, a test by hand.
+`Engine.step` runs one step for the answers and short prompts that are in, and some parts of a pass
+over the long prompts; what comes of it goes to the sink of each sequence. Nothing here waits, locks
+or knows of threads: `driver.Driver` calls it from a thread of its own, a test by hand.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,12 +21,15 @@ from fastllm.errors import ContextLengthError, FastLLMError, KernelError, KVRang
 from fastllm.scheduling.pace import Pace
 from fastllm.scheduling.scheduler import Scheduler
 from fastllm.sequence import Sequence, batch_of
-from fastllm.step.batch import Batch
+from fastllm.step.batch import Batch, Pass
 
 # Logits of one step, at most: 64 MiB are 340 rows of a vocabulary of 49,152, enough for a prompt
 # chunk to run at full speed, and small beside any model.
 MAX_LOGITS_BYTES = 64 << 20
 MAX_NUM_SEQS = 64
+
+
+Scheduled = list[tuple[Sequence, int]]  # who computes how many tokens
 
 
 class Runner(Protocol):
@@ -42,14 +47,33 @@ class Runner(Protocol):
     load_s: float
     model_bytes: int
     short_context: int
+    num_parts: int
 
     def forward(self, batch: Batch) -> NDArray[np.float32]:
         """Return float32[num_rows, vocab_size], valid until the next call."""
         ...
 
+    def begin(self, batch: Batch) -> Pass:
+        """Return a pass of `num_parts` parts; others may run between them."""
+        ...
+
+    def go_on(self, one: Pass, parts: int) -> NDArray[np.float32] | None:
+        """Run parts of a pass; the logits when it is through."""
+        ...
+
     def close(self) -> None:
         """Stop the workers and free the memory."""
         ...
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """A pass over long prompts that was begun: whose it is, which logits are whose, since when."""
+
+    scheduled: Scheduled
+    rows: list[tuple[int, int]]
+    run: Pass
+    begun_s: float
 
 
 class Engine:
@@ -72,7 +96,8 @@ class Engine:
         self.runner = runner
         self.max_model_len = min(runner.n_ctx, runner.num_blocks * runner.block_size)
         self.clock = clock
-        self._pace = Pace(runner.max_batch_tokens)
+        self._pace = Pace(runner.max_batch_tokens, runner.num_parts)
+        self._under_way: UnderWay | None = None
         self._unwanted = False
         self.scheduler = self._empty_scheduler()
 
@@ -108,7 +133,7 @@ class Engine:
         self._unwanted = True
 
     def step(self) -> bool:
-        """Run one step; False if there was nothing to compute.
+        """Run one step and some parts of a pass; False if there was nothing to compute.
 
         Raises
         ------
@@ -117,28 +142,16 @@ class Engine:
             the step have failed, and the others go on.
         """
         self._sweep()
-        running = self.scheduler.running
-        for seq in running:
+        for seq in self.scheduler.running:
             seq.look()
         for seq in self.scheduler.waiting:
             if seq.stalled:
                 seq.look()
-        decodes = sum(seq.decodes and not seq.stalled for seq in running)
-        scheduled = self.scheduler.schedule(self._pace.beside(decodes), self._pace.alone())
-        if not scheduled:
-            return False
-        try:
-            self._compute(scheduled)
-        except KVRangeError as error:  # the others are computed again, by the next step
-            self._fail([scheduled[error.sequence]], error)
-        except FastLLMError as error:
-            self._fail(scheduled, error)
-        except BaseException as error:
-            # A half-done step leaves nothing of its own that could be trusted.
-            self._fail(scheduled, KernelError(f"the step was interrupted by {error!r}; ask again"))
-            if not isinstance(error, Exception):
-                raise
-        return True
+        scheduled = self.scheduler.step(self._pace.beside(self._num_decodes()))
+        if scheduled:
+            with self._failing(scheduled):
+                self._compute(scheduled)
+        return self._go_on() or bool(scheduled)
 
     def forget(self) -> None:
         """Drop the KV cache kept from the last answer, so that the next prompt starts cold."""
@@ -147,7 +160,7 @@ class Engine:
     def abort(self, error: FastLLMError) -> None:
         """End everybody with an error and start from empty blocks."""
         everybody = [*self.scheduler.running, *self.scheduler.waiting]
-        self.scheduler = self._empty_scheduler()
+        self.scheduler, self._under_way = self._empty_scheduler(), None
         for seq in everybody:
             if not seq.ended:
                 seq.fail(error)
@@ -175,17 +188,75 @@ class Engine:
             seq.finish("cancelled", now)
             self.scheduler.release(seq, keep=True)
 
-    def _compute(self, scheduled: list[tuple[Sequence, int]]) -> None:
+    def _num_decodes(self) -> int:
+        return sum(seq.decodes and not seq.stalled for seq in self.scheduler.running)
+
+    def _compute(self, scheduled: Scheduled) -> None:
+        """Run a whole step."""
         batch, rows = batch_of(scheduled)
         decodes = sum(seq.decodes for seq, _ in scheduled)
         begun = self.clock()
         logits = self.runner.forward(batch)
         now = self.clock()
-        self._pace.note(decodes, len(batch.token_ids) - decodes, now - begun)
+        self._pace.note_step(decodes, len(batch.token_ids) - decodes, now - begun)
+        self._advance(scheduled, rows, logits, begun, now)
+
+    def _go_on(self) -> bool:
+        """Run parts of the pass over long prompts; False if there is none."""
+        decodes = self._num_decodes()
+        one = self._under_way
+        if one is not None and not all(seq.in_pass for seq, _ in one.scheduled):
+            # Somebody was cancelled or gave way, and the blocks may be another's by now. No
+            # sequence has moved, so nothing is lost but time.
+            self._end_pass(one)
+            one = None
+        if one is None:
+            scheduled = self.scheduler.long_prompts(self._pace.chunk(decodes))
+            if not scheduled:
+                return False
+            batch, rows = batch_of(scheduled)
+            with self._failing(scheduled):
+                one = UnderWay(scheduled, rows, self.runner.begin(batch), self.clock())
+            self._under_way = one
+            if one is None:
+                return True
+        with self._failing(one.scheduled):
+            self._run_parts(one, decodes)
+        return True
+
+    def _run_parts(self, one: UnderWay, decodes: int) -> None:
+        tokens, before = len(one.run.batch.token_ids), one.run.part
+        begun = self.clock()
+        try:
+            logits = self.runner.go_on(one.run, self._pace.parts(decodes, tokens))
+        except BaseException:
+            self._end_pass(one)
+            raise
+        now = self.clock()
+        done = min(one.run.part, self.runner.num_parts) - before
+        self._pace.note_parts(tokens, done, now - begun)
+        if logits is not None:
+            self._end_pass(one)
+            self._advance(one.scheduled, one.rows, logits, one.begun_s, now)
+
+    def _end_pass(self, one: UnderWay) -> None:
+        self._under_way = None
+        for seq, _ in one.scheduled:
+            seq.in_pass = False
+
+    def _advance(
+        self,
+        scheduled: Scheduled,
+        rows: list[tuple[int, int]],
+        logits: NDArray[np.float32],
+        begun_s: float,
+        now_s: float,
+    ) -> None:
+        """Hand the logits of a batch to its sequences."""
         for (seq, count), (first, last) in zip(scheduled, rows, strict=True):
-            seq.started(begun)
+            seq.started(begun_s)
             try:
-                seq.advance(count, logits[first:last], self.max_model_len, now)
+                seq.advance(count, logits[first:last], self.max_model_len, now_s)
             except FastLLMError as error:
                 self._fail([(seq, count)], error)
             except Exception as error:  # noqa: BLE001  whatever it is, it is this one's alone
@@ -196,7 +267,22 @@ class Engine:
                 else:
                     self.scheduler.settle(seq)
 
-    def _fail(self, scheduled: list[tuple[Sequence, int]], error: FastLLMError) -> None:
+    @contextmanager
+    def _failing(self, scheduled: Scheduled) -> Iterator[None]:
+        """End the sequences of a batch with what goes wrong in it."""
+        try:
+            yield
+        except KVRangeError as error:  # the others are computed again
+            self._fail([scheduled[error.sequence]], error)
+        except FastLLMError as error:
+            self._fail(scheduled, error)
+        except BaseException as error:
+            # A half-done step leaves nothing of its own that could be trusted.
+            self._fail(scheduled, KernelError(f"the step was interrupted by {error!r}; ask again"))
+            if not isinstance(error, Exception):
+                raise
+
+    def _fail(self, scheduled: Scheduled, error: FastLLMError) -> None:
         """End these with an error; what they computed is not kept."""
         for seq, _ in scheduled:
             if not seq.ended:

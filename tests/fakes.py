@@ -13,6 +13,7 @@ import numpy as np
 
 from fastllm.chat.template import ChatTemplate
 from fastllm.config import ModelConfig
+from fastllm.step.batch import Pass
 
 BOS, EOS, MARK = 256, 257, 258
 VOCAB_SIZE = 264
@@ -47,14 +48,14 @@ class FakeRunner:
 
     def __init__(
         self, n_ctx=512, num_blocks=None, block_size=64, max_batch_tokens=32, model=logits_after,
-        bos_token_id=BOS, vocab_size=VOCAB_SIZE, short_context=0,
+        bos_token_id=BOS, vocab_size=VOCAB_SIZE, short_context=0, num_parts=3,
     ):  # fmt: skip
         self.config = config(bos_token_id, vocab_size)
         self.vocab_size, self.n_ctx, self.block_size = vocab_size, n_ctx, block_size
         self.n_ctx_wanted = n_ctx
         self.num_blocks = -(-n_ctx // block_size) if num_blocks is None else num_blocks
         self.max_batch_tokens, self.model = max_batch_tokens, model
-        self.model_bytes = 1_000_000
+        self.model_bytes, self.num_parts = 1_000_000, num_parts
         self.short_context = short_context
         self.rope_regimes = np.zeros((self.num_blocks, block_size), np.int64)
         self.kv = np.full((self.num_blocks, block_size), -1, np.int64)
@@ -62,16 +63,35 @@ class FakeRunner:
         self.before_forward = lambda batch: None
 
     def forward(self, batch):
-        assert not self.closed
         self.before_forward(batch)
+        self._count(batch)
+        return self._run(batch)
+
+    def begin(self, batch):
+        return Pass(batch)
+
+    def go_on(self, one, parts):
+        """Each part writes the tokens and reads the history, as each layer has keys of its own."""
+        self.before_forward(one.batch)
+        one.part += parts
+        logits = self._run(one.batch)
+        if one.part < self.num_parts:
+            return None
+        self._count(one.batch)
+        return logits
+
+    def _count(self, batch):
+        self.num_tokens += len(batch.token_ids)
+        self.steps.append(np.diff(batch.seq_starts).tolist())
+
+    def _run(self, batch):
+        assert not self.closed
         for array in (batch.token_ids, batch.positions, batch.seq_starts, batch.block_tables):
             assert array.dtype == np.int32
         n = len(batch.token_ids)
         assert 0 < n <= self.max_batch_tokens
         assert batch.seq_starts[0] == 0
         assert batch.seq_starts[-1] == n
-        self.num_tokens += n
-        self.steps.append(np.diff(batch.seq_starts).tolist())
         histories = []
         for s in range(len(batch.seq_starts) - 1):
             table = batch.block_tables[s]

@@ -1,11 +1,14 @@
 """The engine over a fake model: same tokens whatever shares the batch, blocks, cancellation."""
 
+from itertools import cycle
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastllm.errors import ContextLengthError, KernelError, RequestError
+from fastllm.errors import ContextLengthError, KernelError, KVRangeError, RequestError
 from fastllm.request import SamplingParams
+from fastllm.scheduling import job as job_module
 from tests.by_hand import (
     add,
     assert_all_blocks_back,
@@ -18,6 +21,22 @@ from tests.by_hand import (
 from tests.fakes import EOS, FakeRunner, logits_after, scripted
 
 CONTEXT = 60
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_are_short():
+    """Prompts of a few tokens go in passes, so that small examples have both kinds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job_module, "SHORT_TOKENS", 6)
+        yield
+
+
+def leave_passes(engine, parts):
+    """Run so many parts of passes at a time."""
+    turns = cycle(parts)
+    engine._pace.parts = lambda num_decodes, num_tokens: next(turns)
+
+
 # Beginnings of one text, so that many find theirs in the cache, and a tail of their own.
 PROMPTS = st.lists(
     st.builds(
@@ -38,9 +57,11 @@ PROMPTS = st.lists(
     st.integers(0, 8),
     st.sets(st.integers(0, 6)),
     st.sampled_from([0, 20]),
+    st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    st.sets(st.integers(0, 6), max_size=2),
 )
 def test_same_tokens_alone_in_a_batch_and_in_any_chunks(
-    prompts, chunk, block_size, spare, scored, short_context
+    prompts, chunk, block_size, spare, scored, short_context, parts, leaving
 ):
     # Blocks for the longest alone and a few more: mostly too few for all, so some are preempted.
     num_blocks = -(-CONTEXT // block_size) + spare
@@ -50,6 +71,7 @@ def test_same_tokens_alone_in_a_batch_and_in_any_chunks(
     )  # fmt: skip
     engine = engine_of(runner)
     engine.scheduler.max_rows = 7
+    leave_passes(engine, parts)
 
     def check(batch):
         assert len(batch.logit_rows) <= 7
@@ -67,7 +89,13 @@ def test_same_tokens_alone_in_a_batch_and_in_any_chunks(
     ]
     for seq in seqs:
         add(engine, seq)
-    for seq, prompt, seen in zip(seqs, prompts, rows, strict=True):
+    engine.step()
+    for i in leaving:
+        if i < len(seqs):
+            seqs[i].cancelled = True
+    for i, (seq, prompt, seen) in enumerate(zip(seqs, prompts, rows, strict=True)):
+        if i in leaving:
+            continue
         tokens, reason, _ = finish(engine, seq)
         alone = engine_of(FakeRunner(CONTEXT))
         one = sequence(prompt, seq.params)
@@ -76,8 +104,9 @@ def test_same_tokens_alone_in_a_batch_and_in_any_chunks(
         if seq.on_rows is not None:
             everything = [*prompt, *tokens][: len(seen)]
             assert len(seen) == len(prompt) + len(tokens) - 1
-            for i, row in enumerate(seen):
-                assert (row == logits_after(everything[: i + 1])).all()
+            for n, row in enumerate(seen):
+                assert (row == logits_after(everything[: n + 1])).all()
+    engine.step()  # who was cancelled leaves
     assert_all_blocks_back(engine)
 
 
@@ -118,20 +147,79 @@ def test_kept_blocks_are_those_of_the_same_rope_regime():
     assert_all_blocks_back(engine)
 
 
-def test_prompt_in_chunks_and_decoding_together():
-    runner = FakeRunner(max_batch_tokens=32)
+def test_answers_go_on_between_the_parts_of_a_pass():
+    runner = FakeRunner(max_batch_tokens=32, num_parts=3)
     engine = engine_of(runner)
+    leave_passes(engine, [1])
     short, long = (
-        sequence([1], SamplingParams(max_tokens=5)),
-        sequence(range(80), SamplingParams(max_tokens=2)),
+        sequence([1], SamplingParams(max_tokens=7)),
+        sequence(range(40), SamplingParams(max_tokens=2)),
     )
     add(engine, short)
     add(engine, long)
     finish(engine, short)
     finish(engine, long)
-    # The short one decodes while the long prompt comes in; nobody waits for the other's prompt.
-    # The second step measures what a token takes alone.
-    assert runner.steps == [[1, 31], [1], [1, 31], [1, 18], [1, 1]]
+    # A pass is three parts, an answer gets a token before each. What is left of the prompt is
+    # longer than what steps take with them, so it is a second pass.
+    assert runner.steps == [[1], [1], [1], [32], [1], [1], [1], [8], [1, 1]]
+    assert [len(seq.sink.events) for seq in (short, long)] == [7, 2]
+
+
+@pytest.mark.parametrize("event", ["cancelled", "late", "fails", "interrupted"])
+def test_a_pass_that_loses_somebody_is_begun_again_without_it(event):
+    runner = FakeRunner(max_batch_tokens=32, num_parts=3)
+    engine = engine_of(runner)
+    leave_passes(engine, [1])
+    leaves, stays = (
+        sequence(range(i, 12 + i), SamplingParams(temperature=0, max_tokens=3)) for i in (0, 50)
+    )
+    expected = run(engine_of(FakeRunner()), range(50, 62), max_tokens=3, temperature=0)[0]
+    add(engine, leaves)
+    add(engine, stays)
+    engine.step()
+    assert leaves.in_pass
+    assert stays.in_pass
+    if event == "cancelled":
+        leaves.cancelled = True
+    elif event == "late":
+        leaves.deadline_s = engine.clock()
+    elif event == "fails":
+
+        def fail(batch):
+            raise KVRangeError("too large", 0 if batch.token_ids[0] == 0 else 1)
+
+        runner.before_forward = fail
+        engine.step()
+        runner.before_forward = lambda batch: None
+        with pytest.raises(KVRangeError):
+            finish(engine, leaves)
+    else:
+        engine.abort(KernelError("gone"))
+        with pytest.raises(KernelError, match="gone"):
+            finish(engine, stays)
+        stays = sequence(range(50, 62), SamplingParams(temperature=0, max_tokens=3))
+        add(engine, stays)
+    assert finish(engine, stays)[0] == expected
+    assert not stays.in_pass
+    assert [12] in runner.steps
+    assert [12, 12] not in runner.steps
+    assert_all_blocks_back(engine)
+
+
+def test_blocks_taken_from_a_pass_end_it():
+    runner = FakeRunner(n_ctx=64, block_size=16, num_blocks=4, num_parts=40)
+    engine = engine_of(runner)
+    leave_passes(engine, [1])
+    answer = sequence([1], SamplingParams(temperature=0, max_tokens=60))
+    book = sequence(range(30), SamplingParams(temperature=0, max_tokens=2))
+    add(engine, answer)
+    add(engine, book)
+    assert finish(engine, answer)[1] == "length"  # it needed the blocks of the pass
+    assert (
+        finish(engine, book)[0]
+        == run(engine_of(FakeRunner()), range(30), max_tokens=2, temperature=0)[0]
+    )
+    assert_all_blocks_back(engine)
 
 
 def test_a_conversation_that_goes_on_computes_the_new_turn_only():

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+# Of a question with what a chat template puts around it: computed in the time of 15 to 25 tokens of
+# an answer, and at 95 % of the speed of the longest chunks.
+SHORT_TOKENS = 64
+
 
 class Job:
     """Tokens that want to be computed, and the KV blocks that hold those that are.
@@ -35,6 +39,8 @@ class Job:
         How many that came later were let in before it.
     stalled : bool
         It computes nothing now, since nobody takes what it has; it gives way to everybody.
+    in_pass : bool
+        Tokens of it are in the pass that is under way; False again when its blocks are lost.
     """
 
     def __init__(self, prompt_token_ids: Iterable[int], *, all_rows: bool = False) -> None:
@@ -48,6 +54,7 @@ class Job:
         self.arrival = 0
         self.num_passed = 0
         self.stalled = False
+        self.in_pass = False
 
     @property
     def num_missing(self) -> int:
@@ -58,3 +65,8 @@ class Job:
     def decodes(self) -> bool:
         """True when one token is missing: the next one of the answer waits for it alone."""
         return len(self.token_ids) - self.num_computed_tokens == 1
+
+    @property
+    def short(self) -> bool:
+        """True when so few tokens are missing that nobody need wait for them to be computed."""
+        return len(self.token_ids) - self.num_computed_tokens <= SHORT_TOKENS

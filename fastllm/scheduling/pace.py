@@ -1,22 +1,26 @@
-"""Pace: how many tokens of prompts a step may carry while somebody waits for a single one.
+"""Pace: how long the others' next token may wait for a prompt, in tokens and in parts of a pass.
 
-A step that carries n prompt tokens beside the answers that run takes about ``decode + n * cost``
-seconds. Both are measured: the first from steps without a prompt, the second from those with one.
-The cost of a token grows with its position (attention), and a prompt's chunks follow each other, so
-the last step says what the next one costs. The budget changes no bit of any answer, only when it
-comes (docs/ARCHITECTURE.md, the same-bits law).
+Two things are paced. A step that is run whole carries one token for each answer and, beside them,
+some of short prompts: it takes about ``decode + tokens * cost`` seconds. A long prompt's chunk is a
+pass of its own, left between layers whenever somebody waits: between two tokens of an answer it
+runs as many of its parts as fit. All these times are measured. The cost of a token grows with its
+position (attention), and a prompt's chunks follow each other, so the last one says what the next
+will cost. Nothing of this changes a bit of any answer, only when it comes (docs/ARCHITECTURE.md,
+the same-bits law).
 """
 
 from __future__ import annotations
 
-# Beside a prompt, a token of an answer may take so many times what it takes alone. Larger: prompts
-# run in larger chunks and read the weights less often. The promise is 5 for the slowest 1 %.
-SLOWER = 4.0
-# A lone prompt's step, at most: who comes meanwhile waits half of it.
-ALONE_S = 0.25
-MIN_TOKENS = 8  # fewer do not pay for a pass over the weights
-GRAIN = 64  # of chunks of a lone prompt: whole pages
-FIRST_TOKENS = 32  # before anything was measured
+# Beside prompts, a token of an answer may take so many times what it takes alone. The promise is 5
+# for the slowest 1 %.
+SLOWER = 3.0
+# Parts of a lone prompt's pass, at most, before who came meanwhile is let in: a short prompt takes
+# about as long alone, and may take three times that.
+ALONE_S = 0.008
+MIN_TOKENS = 8  # of short prompts in a step: fewer do not pay for a pass over the weights
+GRAIN = 64  # of chunks: whole pages, and an even number of the groups that attention works in
+MIN_CHUNK = 128  # of a long prompt: as fast as the longest chunks (96: 5 % slower)
+FIRST_TOKENS = 128  # of a chunk beside answers, before anything was measured
 
 
 class Pace:
@@ -25,16 +29,19 @@ class Pace:
     Parameters
     ----------
     max_tokens : int
-        Tokens of a step.
+        Tokens of a step, and of a pass.
+    num_parts : int
+        Parts of a pass.
     """
 
-    def __init__(self, max_tokens: int) -> None:
-        self._max_tokens = max_tokens
+    def __init__(self, max_tokens: int, num_parts: int) -> None:
+        self._max_tokens, self._num_parts = max_tokens, num_parts
         self._decode_s: dict[int, float] = {}  # by the bits of how many answers run
-        self._cost_s: float | None = None
+        self._token_s: float | None = None  # of a prompt's token in a step that is run whole
+        self._part_s: float | None = None  # of a token in one part of a pass
 
-    def note(self, num_decodes: int, num_prompt_tokens: int, step_s: float) -> None:
-        """Learn from a step."""
+    def note_step(self, num_decodes: int, num_prompt_tokens: int, step_s: float) -> None:
+        """Learn from a step that was run whole."""
         kind = num_decodes.bit_length()
         if num_prompt_tokens == 0:
             # Downwards faster than upwards: what disturbs a step only ever makes it longer.
@@ -42,25 +49,41 @@ class Pace:
             self._decode_s[kind] = old + (step_s - old) * (0.5 if step_s < old else 0.125)
             return
         cost = max(step_s - self._decode_s.get(kind, 0.0), 0.0) / num_prompt_tokens
-        old = cost if self._cost_s is None else self._cost_s
-        self._cost_s = (old + cost) / 2
+        self._token_s = cost if self._token_s is None else (self._token_s + cost) / 2
+
+    def note_parts(self, num_tokens: int, num_parts: int, parts_s: float) -> None:
+        """Learn from some parts of a pass."""
+        cost = parts_s / (num_tokens * num_parts)
+        self._part_s = cost if self._part_s is None else (self._part_s + cost) / 2
 
     def beside(self, num_decodes: int) -> int:
-        """Tokens of prompts for a step that somebody waits for; 0: measure one without first."""
-        decode_s = self._decode_s.get(max(num_decodes, 1).bit_length())
-        if decode_s is None and num_decodes:
-            return 0
-        if decode_s is None or self._cost_s is None:
-            return min(FIRST_TOKENS, self._max_tokens)
-        return self._tokens((SLOWER - 1) * decode_s, MIN_TOKENS)
-
-    def alone(self) -> int:
-        """Tokens of prompts for a step that nobody else waits for."""
-        if self._cost_s is None:
+        """Tokens of short prompts in a step; they have it to themselves where nobody decodes."""
+        decode_s = self._decode_s.get(num_decodes.bit_length())
+        if num_decodes == 0:
             return self._max_tokens
-        return self._tokens(ALONE_S, GRAIN) // GRAIN * GRAIN or self._max_tokens
+        if decode_s is None or self._token_s is None:
+            return min(MIN_TOKENS, self._max_tokens)
+        return self._tokens((SLOWER - 1) * decode_s, self._token_s, MIN_TOKENS)
 
-    def _tokens(self, seconds: float, least: int) -> int:
-        cost_s = self._cost_s or 0.0
+    def chunk(self, num_decodes: int) -> int:
+        """Tokens of a pass: as many as leave it between layers often enough."""
+        if self._part_s is None:
+            return self._max_tokens if num_decodes == 0 else min(FIRST_TOKENS, self._max_tokens)
+        tokens = self._tokens(self._patience_s(num_decodes), self._part_s, MIN_CHUNK)
+        return tokens // GRAIN * GRAIN or tokens
+
+    def parts(self, num_decodes: int, num_tokens: int) -> int:
+        """Parts of a pass of so many tokens, until somebody else's turn; at least one."""
+        if self._part_s is None:
+            return 1
+        part_s = self._part_s * num_tokens
+        patience_s = self._patience_s(num_decodes)
+        return self._num_parts if part_s <= 0 else max(1, int(min(patience_s / part_s, 1e6)))
+
+    def _patience_s(self, num_decodes: int) -> float:
+        decode_s = self._decode_s.get(num_decodes.bit_length()) if num_decodes else None
+        return ALONE_S if decode_s is None else (SLOWER - 1) * decode_s
+
+    def _tokens(self, seconds: float, cost_s: float, least: int) -> int:
         fit = seconds / cost_s if cost_s > 0 else self._max_tokens
         return min(max(int(min(fit, self._max_tokens)), least), self._max_tokens)

@@ -1,14 +1,16 @@
 """Scheduler: who runs, who waits, who gives way; which KV blocks belong to whom.
 
-The order of a step:
+What is computed, in turns:
 
-1. The job that came first always gets on. So each one finishes some time, whatever comes after it.
-2. Answers that run: one token each. They are what somebody reads at this moment.
-3. Prompts, the shortest first: a question of four words does not wait for a book. As long as
-   anybody waits for a single token they share a small budget (`Pace`), else the whole step.
+1. A step, run whole: one token for each answer that runs, since they are what somebody reads at
+   this moment, and short prompts, the shortest first, within a budget while answers run.
+2. Some parts of a pass over long prompts, the shortest first; the job that came first has a share
+   of its own. So a question does not wait for a book, and the book gets on all the same. The pass
+   is left between layers for the next step, and then gone on with (`Pace` says when).
 
-Blocks are taken from stalled jobs first, then from the youngest; a job computes again later what it
-lost, and the bits are the same. Nobody takes from an older one, so two can never take in turns.
+The job that came first gets on whatever comes after it, so each one finishes some time. Blocks are
+taken from stalled jobs first, then from the youngest; a job computes again later what it lost, and
+the bits are the same. Nobody takes from an older one, so two can never take in turns.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from fastllm.scheduling.job import Job
 
 J = TypeVar("J", bound=Job)
 
-# The first job's part of the prompt budget; the rest goes to the shortest. A half would make short
-# prompts twice as late, an eighth the first one eight times slower beside a stream of short ones.
+# The first job's part of a pass over long prompts; the rest goes to the shortest. A half would make
+# shorter ones twice as late, an eighth the first one eight times slower beside a stream of them.
 FIRST_SHARE = 4
 # So many may pass a job that waits for more blocks than are free; then it is its turn.
 MAX_PASSED = 32
@@ -74,51 +76,39 @@ class Scheduler(Generic[J]):
         job.arrival = self._num_arrived
         self.waiting.append(job)
 
-    def schedule(self, beside: int, alone: int) -> list[tuple[J, int]]:
-        """Return who computes how many tokens now; their blocks are there.
+    def step(self, beside: int) -> list[tuple[J, int]]:
+        """Return who computes how many tokens in a step that is run whole; their blocks are there.
 
         Parameters
         ----------
         beside : int
-            Tokens that prompts may have while somebody waits for a single one.
-        alone : int
-            Tokens that prompts may have when nobody does.
+            Tokens that short prompts may have together.
         """
         self._admit()
-        able = [job for job in self.running if not job.stalled]
-        if not able:
-            return []
+        able = [job for job in self.running if job.short and not (job.stalled or job.in_pass)]
         if len(able) == 1 and able[0].decodes:  # most steps there are
             return [(able[0], 1)] if self._grow(able[0], 1, []) else []
-        first = min(able, key=_arrival)
-        decodes = sorted((j for j in able if j.decodes), key=_arrival)
-        prompts = sorted((j for j in able if not j.decodes), key=_shortest)
-        budget, rows = self._max_batch_tokens, self.max_rows
-        share = budget - len(decodes)
-        urgent = bool(decodes) or (len(prompts) > 1 and prompts[0].num_missing <= beside)
-        share = max(min(share, beside if urgent else alone), 0)
-        plan: list[tuple[J, int]] = []
-        part = share if len(prompts) == 1 else share // FIRST_SHARE
+        decodes = [job for job in able if job.decodes]
+        prompts = [job for job in able if not job.decodes]
+        share = min(beside, self._max_batch_tokens - len(decodes))
         # Also where answers take the whole step, the first one gets a token in.
-        share = max(share, min(beside, 1))
-        order = [(first, 1 if first.decodes else max(part, min(beside, 1)))]
-        order += [(j, 1) for j in decodes if j is not first]
-        order += [(j, share) for j in prompts if j is not first]
-        for job, most in order:
-            count = min(job.num_missing, most, budget)
-            if not job.decodes:
-                count = min(count, share)
-            if job.all_rows:
-                count = min(count, rows)
-            if rows == 0 or count <= 0 or job not in self.running:
-                continue
-            if not self._grow(job, count, plan):
-                continue
-            plan.append((job, count))
-            budget -= count
-            share -= 0 if job.decodes else count
-            rows -= count if job.all_rows else 1
-        return self._rest_to_first(plan, first, min(share, budget), rows)
+        return self._plan(decodes, prompts, max(share, 1), part=1)
+
+    def long_prompts(self, most: int) -> list[tuple[J, int]]:
+        """Return who computes how many tokens in a pass of long prompts, and mark them.
+
+        Parameters
+        ----------
+        most : int
+            Tokens of the pass.
+        """
+        prompts = [job for job in self.running if not (job.short or job.stalled)]
+        share = max(min(most, self._max_batch_tokens), 1)
+        part = share if len(prompts) == 1 else max(share // FIRST_SHARE, 1)
+        plan = self._plan([], prompts, share, part)
+        for job, _ in plan:
+            job.in_pass = True
+        return plan
 
     def release(self, job: J, *, keep: bool) -> None:
         """Take a job out; with `keep` its blocks stay for a next prompt that begins alike."""
@@ -131,7 +121,7 @@ class Scheduler(Generic[J]):
             self.session.keep(computed, job.block_table, job.rope_regime)
         else:
             self.pool.free(job.block_table)
-        job.block_table = []
+        job.block_table, job.in_pass = [], False
 
     def settle(self, job: J) -> None:
         """Note that a job has grown; one whose keys are of the wrong rope regime begins again."""
@@ -139,6 +129,29 @@ class Scheduler(Generic[J]):
             self._preempt(job)
 
     # -- inside --------------------------------------------------------------------------------
+    def _plan(
+        self, decodes: list[J], prompts: list[J], share: int, part: int
+    ) -> list[tuple[J, int]]:
+        """Give answers a token each and prompts a share, of it a part to the first job."""
+        first = min((*decodes, *prompts), key=_arrival, default=None)
+        if first is None:
+            return []
+        order = [first, *sorted(decodes, key=_arrival), *sorted(prompts, key=_shortest)]
+        plan: list[tuple[J, int]] = []
+        budget, rows = self._max_batch_tokens, self.max_rows
+        for place, job in enumerate(order):
+            if job not in self.running or (place and job is first):
+                continue
+            count = 1 if job.decodes else min(job.num_missing, share, share if place else part)
+            count = min(count, budget, rows if job.all_rows else budget)
+            if rows == 0 or count <= 0 or not self._grow(job, count, plan):
+                continue
+            plan.append((job, count))
+            budget -= count
+            share -= 0 if job.decodes else count
+            rows -= count if job.all_rows else 1
+        return self._rest_to_first(plan, first, min(share, budget), rows)
+
     def _rest_to_first(
         self, plan: list[tuple[J, int]], first: J, share: int, rows: int
     ) -> list[tuple[J, int]]:
@@ -219,7 +232,7 @@ class Scheduler(Generic[J]):
     def _preempt(self, job: J) -> None:
         self.running.remove(job)
         self.pool.free(job.block_table)
-        job.block_table = []
+        job.block_table, job.in_pass = [], False
         job.num_computed_tokens = 0
         self.waiting.append(job)
         self.waiting.sort(key=_arrival)

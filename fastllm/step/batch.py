@@ -51,12 +51,20 @@ class Pass:
     ----------
     part : int
         Number of the layer that comes next.
-    x : float32[num_tokens, stride] or None
-        What the layers before it made, while the buffers serve another batch.
+    is_kept : bool
+        What the layers before made is in `x`, since the buffers serve another batch.
+    x : float32[num_tokens, stride]
     """
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.tables = np.ascontiguousarray(batch.block_tables, np.int32)  # at a fixed address
         self.part = 0
-        self.x: NDArray[np.float32] | None = None
+        self.is_kept = False
+        self.x = np.zeros((0, 0), np.float32)
+
+    def keep(self, rows: NDArray[np.float32]) -> None:
+        """Keep what the layers have made; a pass that is left often allocates for it once."""
+        if not len(self.x):
+            self.x = np.empty_like(rows)
+        self.x[:], self.is_kept = rows, True

@@ -118,6 +118,8 @@ class Plan:
         head = self._sizes.matrices[model.decoder.lm_head.weight]
         self._logits = 4 * MAX_LOGIT_ROWS * head.padded_rows
         self._activations = self._written()
+        rows = Buffers(self._n_batch).rows("x", model.decoder.config.hidden_size)
+        self._kept = rows.stride * self._n_batch  # by a pass that is left (`Pass.keep`)
 
     def ledger(self, n_ctx: int, num_blocks: int | None = None) -> Ledger:
         """Return what the model takes with a context, in `num_blocks` blocks if not in its own."""
@@ -134,7 +136,8 @@ class Plan:
             kv_cache=mapped(block_bytes(self._decoder, self.kv_type) * blocks),
             buffers=mapped(self._activations + buffers.nbytes)
             + sum(map(mapped, tables))
-            + self._logits,
+            + self._logits
+            + self._kept,
             reading=self._reading,
             process=PROCESS_BYTES,
         )

@@ -51,12 +51,11 @@ class Stage:
             return
         x = self._inputs.x
         if other is not None:
-            other.x = x[: len(other.batch.token_ids)].copy()
-        if one.x is None:
-            self._inputs.put(one.batch)
+            other.keep(x[: len(other.batch.token_ids)])
+        if one.is_kept:
+            x[: len(one.x)], one.is_kept = one.x, False
         else:
-            x[: len(one.x)] = one.x
-            one.x = None
+            self._inputs.put(one.batch)
         self._put(one.batch)
         c = self._context
         c[Context.NUM_TOKENS] = len(one.batch.token_ids)

@@ -1,14 +1,24 @@
 """The scheduler by itself: budgets kept, blocks conserved, everybody finishes, nobody starves."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from fastllm.scheduling import job as job_module
 from fastllm.scheduling.job import Job
 from fastllm.scheduling.scheduler import MAX_PASSED, Scheduler
 from tests.by_hand import assert_blocks_conserved
 
 WHOLE = 1 << 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_are_short():
+    """Long prompts of a few tokens, so that small examples have both kinds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job_module, "SHORT_TOKENS", 6)
+        yield
 
 
 def advance(scheduler, plan, lengths):
@@ -22,6 +32,22 @@ def advance(scheduler, plan, lengths):
         else:
             job.token_ids.append(7)
             scheduler.settle(job)
+
+
+def turn(scheduler, beside, chunk, lengths):
+    """A step and a whole pass, as the engine does them; what was computed."""
+    plan = scheduler.step(beside)
+    advance(scheduler, plan, lengths)
+    return plan + pass_through(scheduler, chunk, lengths)
+
+
+def pass_through(scheduler, chunk, lengths):
+    """A pass that nobody comes into between its parts."""
+    plan = scheduler.long_prompts(chunk)
+    for job, _ in plan:
+        job.in_pass = False
+    advance(scheduler, plan, lengths)
+    return plan
 
 
 def assert_sound(plan, scheduler, max_tokens, max_rows):
@@ -63,6 +89,7 @@ class Scheduling(RuleBasedStateMachine):
             num_blocks, block_size, max_tokens, max_rows, max_num_seqs, short_context
         )
         self.lengths = {}
+        self.under_way = []  # of a pass
 
     def jobs(self):
         return [*self.scheduler.running, *self.scheduler.waiting]
@@ -75,16 +102,34 @@ class Scheduling(RuleBasedStateMachine):
         self.lengths[job] = prompt + answer
         self.scheduler.add(job)
 
-    @rule(beside=st.integers(0, 24), alone=st.integers(1, 24), steps=st.integers(1, 5))
-    def step(self, beside, alone, steps):
+    @rule(beside=st.integers(0, 24), steps=st.integers(1, 5))
+    def step(self, beside, steps):
         for _ in range(steps):
-            able = [j for j in self.scheduler.running if not j.stalled]
-            plan = self.scheduler.schedule(beside, alone)
+            plan = self.scheduler.step(beside)
             assert_sound(plan, self.scheduler, self.max_tokens, self.max_rows)
-            if able and all(j.decodes for j in able) and self.max_tokens >= 4:
-                decoded = [j for j, _ in plan]
-                assert decoded or not beside
+            assert all(job.short and not job.in_pass for job, _ in plan)
             advance(self.scheduler, plan, self.lengths)
+
+    @rule(chunk=st.integers(1, 24))
+    def begin_a_pass(self, chunk):
+        if self.under_way:
+            return
+        plan = self.scheduler.long_prompts(chunk)
+        assert_sound(plan, self.scheduler, self.max_tokens, self.max_rows)
+        assert all(job.in_pass and not job.short for job, _ in plan)
+        self.under_way = [(job, count, list(job.block_table)) for job, count in plan]
+
+    @rule()
+    def end_the_pass(self):
+        """As the engine does: it counts if all are still in it; then their blocks are theirs."""
+        left, self.under_way = self.under_way, []
+        through = all(job.in_pass for job, _, _ in left)
+        for job, _, table in left:
+            if job.in_pass:
+                assert job.block_table == table
+            job.in_pass = False
+        if through:
+            advance(self.scheduler, [(job, count) for job, count, _ in left], self.lengths)
 
     @precondition(lambda self: self.jobs())
     @rule(data=st.data())
@@ -110,15 +155,14 @@ class Scheduling(RuleBasedStateMachine):
             return
         for job in self.jobs():
             job.stalled = False
+        self.end_the_pass()
         left = sum(self.lengths[job] + 1 for job in self.jobs())
-        # The first job gets on in each step, so as many steps as all have tokens are enough; twice
+        # The first job gets on in each turn, so as many turns as all have tokens are enough; twice
         # for those that LongRoPE's other factors begin again.
         for _ in range(2 * left + 2):
             if not self.jobs():
                 break
-            plan = self.scheduler.schedule(1, 1)
-            assert plan
-            advance(self.scheduler, plan, self.lengths)
+            assert turn(self.scheduler, 1, 1, self.lengths)
         assert not self.jobs()
         self.scheduler.session.drop()
         assert self.scheduler.pool.num_free == self.scheduler.pool.num_blocks
@@ -134,10 +178,15 @@ def of(num_blocks=100, max_tokens=32, max_num_seqs=8):
 
 def test_answers_first_then_the_shortest_prompt_then_the_others():
     scheduler = of()
-    answer, book, question = Job([1]), Job(range(500)), Job(range(4))
-    for job in (answer, book, question):
+    answer, book, novel, question, other = (
+        Job(range(n)) for n in (1, 500, 100, 4, 5)
+    )  # the answer came first
+    for job in (answer, book, novel, other, question):
         scheduler.add(job)
-    assert scheduler.schedule(beside=20, alone=WHOLE) == [(answer, 1), (question, 4), (book, 16)]
+    assert scheduler.step(beside=6) == [(answer, 1), (question, 4), (other, 2)]
+    # a pass is for the long ones: the first has a fourth of it, the shortest takes the rest
+    assert scheduler.long_prompts(WHOLE) == [(book, 8), (novel, 24)]
+    assert scheduler.step(beside=6) == [(answer, 1), (question, 4), (other, 2)]
 
 
 def test_the_first_prompt_gets_a_share_beside_any_number_of_short_ones():
@@ -145,31 +194,50 @@ def test_the_first_prompt_gets_a_share_beside_any_number_of_short_ones():
     book = Job(range(500))
     scheduler.add(book)
     lengths = {book: 500}
-    steps = 0
+    passes = 0
     while book in (*scheduler.waiting, *scheduler.running):
-        for _ in range(2):  # more than a step can take
-            short = Job([*range(30), 9])
-            lengths[short] = 31
-            scheduler.add(short)
-        advance(scheduler, scheduler.schedule(WHOLE, WHOLE), lengths)
-        steps += 1
-    assert steps <= 500 // (32 // 4 - 1) + 1
+        for _ in range(2):  # more than a pass can take
+            shorter = Job([*range(30), 9])
+            lengths[shorter] = 31
+            scheduler.add(shorter)
+        turn(scheduler, WHOLE, WHOLE, lengths)
+        passes += 1
+    assert passes <= 500 // (32 // 4) + 1
 
 
 def test_a_lone_prompt_takes_what_it_is_given():
     scheduler = of()
     job = Job(range(500))
     scheduler.add(job)
-    assert scheduler.schedule(beside=8, alone=WHOLE) == [(job, 32)]
-    assert scheduler.schedule(beside=8, alone=16) == [(job, 16)]
+    assert scheduler.step(beside=8) == []
+    assert scheduler.long_prompts(WHOLE) == [(job, 32)]
+    assert scheduler.step(beside=8) == []
+    job.in_pass = False
+    assert scheduler.long_prompts(16) == [(job, 16)]
 
 
-def test_nothing_but_answers_where_a_step_without_prompts_is_to_be_measured():
+def test_the_rest_of_a_long_prompt_is_a_short_one():
     scheduler = of()
-    answer, book = Job([1]), Job(range(500))
-    scheduler.add(answer)
-    scheduler.add(book)
-    assert scheduler.schedule(beside=0, alone=WHOLE) == [(answer, 1)]
+    job = Job(range(37))
+    scheduler.add(job)
+    scheduler.step(WHOLE)
+    pass_through(scheduler, WHOLE, {job: 38})
+    assert scheduler.long_prompts(WHOLE) == []
+    assert scheduler.step(WHOLE) == [(job, 5)]
+
+
+def test_who_loses_its_blocks_is_in_no_pass():
+    scheduler = of(num_blocks=4)
+    answer, book = Job(range(4)), Job(range(100, 140))
+    for job in (answer, book):
+        scheduler.add(job)
+    lengths = {answer: 60, book: 41}
+    advance(scheduler, scheduler.step(WHOLE), lengths)
+    assert [job for job, _ in scheduler.long_prompts(WHOLE)] == [book]
+    while book.in_pass:
+        advance(scheduler, scheduler.step(WHOLE), lengths)
+    assert book in scheduler.waiting
+    assert book.block_table == []
 
 
 def test_a_short_prompt_passes_one_that_waits_for_blocks_but_not_for_ever():
@@ -177,52 +245,52 @@ def test_a_short_prompt_passes_one_that_waits_for_blocks_but_not_for_ever():
     first, big = Job(range(100)), Job(range(150))
     lengths = {first: 1000, big: 151}
     scheduler.add(first)
-    scheduler.schedule(WHOLE, WHOLE)
+    turn(scheduler, WHOLE, WHOLE, lengths)
     scheduler.add(big)
     passed = 0
     for _ in range(MAX_PASSED + 3):
         short = Job([5, 6])
         lengths[short] = 2
         scheduler.add(short)
-        plan = scheduler.schedule(WHOLE, WHOLE)
+        scheduler.step(WHOLE)
         passed += short in scheduler.running
-        for job, count in plan:
-            if job is not first:
-                job.num_computed_tokens += count
         if short in scheduler.running:
             scheduler.release(short, keep=False)
         assert big not in scheduler.running
     assert passed == MAX_PASSED
     scheduler.release(first, keep=False)
-    scheduler.schedule(WHOLE, WHOLE)
+    scheduler.step(WHOLE)
     assert big in scheduler.running
 
 
 def test_stalled_jobs_give_way_first_and_come_back_only_when_read():
     scheduler = of(num_blocks=4)
     stalled, other = Job(range(30)), Job(range(100, 160))
+    lengths = {stalled: 31, other: 61}
     scheduler.add(stalled)
-    scheduler.schedule(WHOLE, WHOLE)
+    scheduler.step(WHOLE)
+    pass_through(scheduler, 16, lengths)
     stalled.stalled = True
     scheduler.add(other)
-    lengths = {stalled: 31, other: 61}
     while other in (*scheduler.waiting, *scheduler.running):
-        advance(scheduler, scheduler.schedule(WHOLE, WHOLE), lengths)
+        turn(scheduler, WHOLE, WHOLE, lengths)
     assert scheduler.waiting == [stalled]
-    assert scheduler.schedule(WHOLE, WHOLE) == []
+    assert turn(scheduler, WHOLE, WHOLE, lengths) == []
     stalled.stalled = False
-    assert scheduler.schedule(WHOLE, WHOLE) == [(stalled, 30)]
+    assert turn(scheduler, WHOLE, WHOLE, lengths) == [(stalled, 30)]
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=12), st.integers(0, 3))
-def test_the_oldest_that_runs_gets_on_in_every_step(lengths, spare):
+def test_the_oldest_that_runs_gets_on_in_every_turn(lengths, spare):
     scheduler = Scheduler(-(-50 // 4) + spare, 4, 8, 8, 64)
     jobs = [Job([*range(length)]) for length in lengths]
     whole = {job: len(job.token_ids) + 8 for job in jobs}
     for job in jobs:
         scheduler.add(job)
     while scheduler.running or scheduler.waiting:
-        plan = scheduler.schedule(3, 8)
-        assert min(scheduler.running, key=lambda job: job.arrival) in [job for job, _ in plan]
+        plan = scheduler.step(3)
+        oldest = min(scheduler.running, key=lambda job: job.arrival)
         advance(scheduler, plan, whole)
+        plan += pass_through(scheduler, 8, whole)
+        assert oldest in [job for job, _ in plan]

@@ -62,8 +62,9 @@ def assert_as_planned(checkpoint, taken, **options):
     runner = runner_of(checkpoint, n_threads=2, **options)
     try:
         ledger = plan.ledger(runner.n_ctx)
-        logits = runner._logits.nbytes
-        assert sum(taken) == ledger.weights + ledger.kv_cache + ledger.buffers - logits
+        # what no arena holds: logits, and the rows that a pass keeps when it is left
+        others = runner._logits.nbytes + runner._inputs.x.nbytes
+        assert sum(taken) == ledger.weights + ledger.kv_cache + ledger.buffers - others
         assert mapped(runner.model_bytes) == ledger.weights
         assert mapped(runner._cache.nbytes) == ledger.kv_cache
         assert runner._cache.nbytes == runner.num_blocks * BLOCK_SIZE * plan.kv_bytes_per_token
