@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import compress
 
 from fastllm.errors import RequestError
 
@@ -108,7 +109,8 @@ class Vocabulary:
 
     def of_kind(self, *kinds: int) -> dict[str, int]:
         """Return text to id of all tokens of these kinds."""
-        return {self.tokens[i]: i for i, kind in enumerate(self.kinds) if kind in kinds}
+        wanted = self.kinds.translate(bytes(kind in kinds for kind in range(256)))
+        return {self.tokens[i]: i for i in compress(range(len(wanted)), wanted)}
 
 
 def mark_end_tokens(
