@@ -1,10 +1,16 @@
-"""The memory of the KV cache: pages of 64 positions, addressed by (layer, block, kv head)."""
+"""The memory of the KV cache: pages of 64 positions, addressed by (block, layer, kv head).
+
+All layers of a block lie together: a context touches the memory of its own blocks and no more.
+Layer by layer, one word would touch a huge page of every layer.
+"""
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from fastllm.kernels import kv_page
 from fastllm.memory.arena import Arena
-from fastllm.models.layers import Decoder
+from fastllm.models.layers import Attention, Decoder
 
 BLOCK_SIZE = kv_page.PAGE  # tokens of a block; a page is one block of one kv head
 
@@ -21,10 +27,11 @@ def token_bytes(decoder: Decoder, kv_type: str) -> int:
 
 def block_bytes(decoder: Decoder, kv_type: str = "f16") -> int:
     """Bytes of one block in all layers."""
-    return sum(
-        attention.num_kv_heads * page_bytes(attention.head_dim, kv_type)
-        for attention in decoder.attentions
-    )
+    return sum(_layer_bytes(attention, kv_type) for attention in decoder.attentions)
+
+
+def _layer_bytes(attention: Attention, kv_type: str) -> int:
+    return attention.num_kv_heads * page_bytes(attention.head_dim, kv_type)
 
 
 class KVCache:
@@ -35,20 +42,19 @@ class KVCache:
     nbytes : int
     layer_addresses : list of int
         Address of block 0, kv head 0 of each layer that has attention.
-    layer_strides : list of int
-        Bytes from one block of such a layer to the next.
+    block_stride : int
+        Bytes from one block to the next.
     """
 
     def __init__(self, decoder: Decoder, num_blocks: int, kv_type: str = "f16") -> None:
         self.num_blocks = num_blocks
-        self.nbytes = block_bytes(decoder, kv_type) * num_blocks
+        self.block_stride = block_bytes(decoder, kv_type)
+        self.nbytes = self.block_stride * num_blocks
         self.kv_type = kv_type
         self._arena = Arena(self.nbytes)
-        self.layer_addresses, self.layer_strides = [], []
-        for attention in decoder.attentions:
-            stride = attention.num_kv_heads * page_bytes(attention.head_dim, kv_type)
-            self.layer_strides.append(stride)
-            self.layer_addresses.append(self._arena.alloc(stride * num_blocks, 64))
+        sizes = [_layer_bytes(attention, kv_type) for attention in decoder.attentions]
+        first = self._arena.alloc(self.nbytes, 64)
+        self.layer_addresses = [first + before for before in accumulate(sizes, initial=0)][:-1]
 
     def close(self) -> None:
         """Free the memory."""

@@ -203,6 +203,6 @@ class _Sizes:
             for role, type_ in types.items()
         }
         self.vectors = dict.fromkeys(roles.vectors(decoder), 0)
-        self.layer_addresses = self.layer_strides = [0] * len(decoder.attentions)
+        self.layer_addresses, self.block_stride = [0] * len(decoder.attentions), 0
         self.ropes: dict[tuple[int, str], _Sizes] = defaultdict(lambda: self)
         self.address, self.kv_type = 0, kv_type

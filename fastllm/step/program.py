@@ -232,7 +232,7 @@ class Writer:
             projected.append(rows)
         q, k, v = projected
         queries = self.buffers.raw("queries", self.buffers.max_tokens * a.num_heads * dim * 4)
-        pages, page_stride = self.cache.layer_addresses[index], self.cache.layer_strides[index]
+        pages, page_stride = self.cache.layer_addresses[index], self.cache.block_stride
         style, rotary_dim, table = 0, 0, 0
         if a.rope is not None:
             style = ROPE_STYLES[a.rope_style]

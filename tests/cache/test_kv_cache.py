@@ -44,16 +44,26 @@ def test_layers_lie_apart(decoder, kv_type, num_blocks):
     cache = KVCache(decoder, num_blocks, kv_type)
     try:
         spans = []
-        for attention, address, stride in zip(
-            decoder.attentions, cache.layer_addresses, cache.layer_strides, strict=True
-        ):
-            assert address % 64 == 0
-            assert stride == attention.num_kv_heads * page_bytes(attention.head_dim, kv_type)
-            spans.append((address, address + stride * num_blocks))
+        for attention, first in zip(decoder.attentions, cache.layer_addresses, strict=True):
+            size = attention.num_kv_heads * page_bytes(attention.head_dim, kv_type)
+            for block in range(num_blocks):
+                address = first + block * cache.block_stride
+                assert address % 64 == 0
+                spans.append((address, address + size))
         spans.sort()
         assert all(end <= start for (_, end), (start, _) in pairwise(spans))
         assert spans[-1][1] - spans[0][0] == cache.nbytes
         assert cache.nbytes == num_blocks * block_bytes(decoder, kv_type)
+    finally:
+        cache.close()
+
+
+def test_all_layers_of_a_block_lie_together(decoder):
+    """A short context touches the memory of its blocks, not a huge page of every layer."""
+    cache = KVCache(decoder, 7)
+    try:
+        first, last = min(cache.layer_addresses), max(cache.layer_addresses)
+        assert last - first < cache.block_stride == block_bytes(decoder)
     finally:
         cache.close()
 
