@@ -77,7 +77,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=[_Generation, ext.loopcontrols],
             optimized=False,  # folding constants would run them before they are counted
-            finalize=measured,
+            finalize=_shown,
         )
         self.filters = {
             name: _counted(name, function)
@@ -85,6 +85,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             if name not in _REMOVED_FILTERS
         }
         self.filters["tojson"] = _counted("tojson", _tojson)
+        self.filters["string"] = _counted("string", _shown_text)
         self.filters["_loop"] = _loop
         self.filters["_measured"] = measured
         self.filters["_concat"] = _concat
@@ -184,7 +185,19 @@ def _loop(iterable: Any, units: int) -> Any:
 
 
 def _concat(parts: list[Any]) -> str:
-    return str(measured("".join(map(str, measured(parts)))))
+    return str(measured("".join(map(_shown_text, measured(parts)))))
+
+
+def _shown(value: Any) -> Any:
+    """Return what the prompt gets of a value; a list or dict as Python writes it."""
+    value = measured(value)
+    return _shown_text(value) if isinstance(value, (list, tuple, dict)) else value
+
+
+def _shown_text(value: Any) -> str:
+    """Return a value's text; inside a list or dict Python writes the mark as an escape."""
+    text = str(value)
+    return text if isinstance(value, str) else text.replace(_ESCAPED_SHIELD, SHIELD)
 
 
 def _tojson(

@@ -32,6 +32,8 @@ LAYOUTS = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}</s>{% endfor %}{{ mood }}|>",
     "{{ tools | tojson }}{{ tools | tojson(ensure_ascii=true) }}{{ messages | tojson(indent=1) }}",
     "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}",
+    # as Python writes lists and dicts
+    "{{ tools }}{{ messages ~ mood }}{{ (tools, mood) | string }}",
 )
 PIECES = st.sampled_from(
     [*"<|>s/[] \néx", "end", "user", "assistant", "INST", "<|end|>", "<|", "|>", "s>", "</s>"]
