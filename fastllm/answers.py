@@ -157,6 +157,34 @@ class Answer:
         )
 
 
+def results(answers: list[Answer], timeout: float | None = None) -> list[Completion]:
+    """Queue answers, wait for all of them and return them; whatever interrupts this ends them.
+
+    Parameters
+    ----------
+    answers : list of Answer
+    timeout : float, optional
+        Seconds; those that are not complete by then end with what they have.
+    """
+    try:
+        submit(answers, timeout)
+        return [answer.result() for answer in answers]
+    finally:
+        for answer in answers:
+            answer.cancel()
+
+
+def submit(answers: list[Answer], timeout: float | None = None) -> None:
+    """Queue all of them or, where one could never run, none."""
+    if timeout is not None:
+        timeout = seconds("timeout", timeout)
+    deadline_s = None if timeout is None else time.perf_counter() + timeout
+    for answer in answers:
+        answer.check()
+    for answer in answers:
+        answer.submit(deadline_s)
+
+
 class PromptScorer:
     """Gathers the log-probabilities of a prompt while its logits pass by.
 

@@ -10,10 +10,11 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 
+from fastllm.answers import Answer, submit
 from fastllm.driver import Driver
 from fastllm.errors import FastLLMError, RequestError
 from fastllm.events import Unread
-from fastllm.request import Chunk
+from fastllm.request import Chunk, Completion
 from fastllm.sequence import Sequence
 
 
@@ -50,6 +51,18 @@ class Bell:
             if ready():
                 return
             await self._event.wait()
+
+
+async def aresults(answers: list[Answer], bell: Bell) -> list[Completion]:
+    """Queue answers that ring `bell`, await all and return them; `results` for asyncio."""
+    try:
+        submit(answers)
+        for answer in answers:
+            await bell.wait(answer.done)
+        return [answer.result() for answer in answers]
+    finally:
+        for answer in answers:
+            answer.cancel()
 
 
 class AsyncStream(AsyncIterator[Chunk]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as ListLike
 from pickle import PicklingError
@@ -13,26 +12,17 @@ from typing import TYPE_CHECKING, Literal, NoReturn, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fastllm.answers import Answer, PromptScorer, Stream
-from fastllm.arguments import seconds, token_id_list
+from fastllm.answers import Answer, Stream, results
+from fastllm.arguments import token_id_list
 from fastllm.driver import Driver
 from fastllm.engine import Engine, Runner
 from fastllm.errors import RequestError
-from fastllm.events import Gathered, Unread
 from fastllm.forks import Imports
+from fastllm.intake import Intake
 from fastllm.options import LoadOptions
-from fastllm.prompts import (
-    ChatPrompt,
-    Message,
-    Prompt,
-    check_length,
-    one_params,
-    params_list,
-    prompt_list,
-)
+from fastllm.prompts import ChatPrompt, Message, Prompt, one_params
 from fastllm.request import Completion, SamplingParams
 from fastllm.sampling import logprobs as lp
-from fastllm.sequence import OnRows, Sequence, Sink
 
 if TYPE_CHECKING:
     from fastllm.async_answers import AsyncStream, Bell
@@ -129,13 +119,9 @@ class LLM:
         self.name = name
         self._runner = runner
         self._driver = Driver(Engine(runner))
-        self._tokenizer = tokenizer
+        self._intake = Intake(self._driver, runner.config, tokenizer, name)
         self._chat_template = chat_template
         self._prompt_maker: ChatPrompt | None = None
-        eos = set(runner.config.eos_token_ids)
-        if tokenizer is not None:
-            eos.update(tokenizer.eos_token_ids)
-        self._eos_token_ids = frozenset(eos)
 
     # -- what it is ----------------------------------------------------------------------------
     @property
@@ -147,12 +133,7 @@ class LLM:
         RequestError
             The model came without one.
         """
-        if self._tokenizer is None:
-            raise RequestError(
-                f"{self.name or 'this model'} has no tokenizer: put tokenizer.json or "
-                "tokenizer.model beside its weights, or pass token ids"
-            )
-        return self._tokenizer
+        return self._intake.tokenizer
 
     @staticmethod
     def tokenizer_of(model: str | os.PathLike[str]) -> Tokenizer:
@@ -215,8 +196,7 @@ class LLM:
     @property
     def bos_token_id(self) -> int | None:
         """The token that begins a text, where the model has one."""
-        bos = self._runner.config.bos_token_id
-        return self._tokenizer.bos_token_id if bos is None and self._tokenizer else bos
+        return self._intake.bos_token_id
 
     # -- answers -------------------------------------------------------------------------------
     def generate(
@@ -245,13 +225,7 @@ class LLM:
         ContextLengthError
             A prompt and its answer do not fit in the context. No prompt was computed then.
         """
-        answers = self._answers(prompts, params)
-        try:
-            _submit(answers, timeout)
-            return [answer.result() for answer in answers]
-        finally:
-            for answer in answers:
-                answer.cancel()
+        return results(self._intake.answers(prompts, params), timeout)
 
     def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> Answer:
         """Begin to continue one prompt and return at once.
@@ -264,7 +238,7 @@ class LLM:
         RequestError, ContextLengthError
             As `generate`; at once.
         """
-        answer = self._answer(prompt, one_params(params))
+        answer = self._intake.answer(self._intake.encode(prompt), one_params(params))
         answer.submit()
         return answer
 
@@ -289,7 +263,7 @@ class LLM:
         RequestError, ContextLengthError
             As `generate`; at once, not at the first piece.
         """
-        return self._stream(self._encode(prompt), one_params(params))
+        return self._intake.stream(self._intake.encode(prompt), one_params(params))
 
     @overload
     def chat(
@@ -353,13 +327,9 @@ class LLM:
             if timeout is not None:
                 raise RequestError("timeout: a stream has none; call its close() when it is late")
             token_ids = self.chat_token_ids(messages, tools=tools, template_args=template_args)
-            return self._stream(token_ids, one_params(params), new_text=True)
+            return self._intake.stream(token_ids, one_params(params), new_text=True)
         answer = self._chat_answer(messages, params, tools, template_args)
-        try:
-            _submit([answer], timeout)
-            return answer.result()
-        finally:
-            answer.cancel()
+        return results([answer], timeout)[0]
 
     def chat_token_ids(
         self,
@@ -398,6 +368,18 @@ class LLM:
         """
         return self._chat_prompt().fitting(messages, reserve, tools, template_args)
 
+    def _chat_answer(
+        self,
+        messages: Iterable[Message],
+        params: SamplingParams | None,
+        tools: Iterable[Message] | None,
+        template_args: Message | None,
+        bell: Bell | None = None,
+    ) -> Answer:
+        token_ids = self.chat_token_ids(messages, tools=tools, template_args=template_args)
+        prompt = self._intake.encode(token_ids)
+        return self._intake.answer(prompt, one_params(params), new_text=True, bell=bell)
+
     def _chat_prompt(self) -> ChatPrompt:
         if self._chat_template is None:
             raise RequestError(
@@ -417,11 +399,10 @@ class LLM:
 
         Cancelling the task (``asyncio.timeout``, ``asyncio.wait_for``) ends the requests.
         """
-        from fastllm.async_answers import Bell  # asyncio is loaded where it is used
+        from fastllm.async_answers import Bell, aresults  # asyncio is loaded where it is used
 
         bell = Bell()
-        answers = self._answers(prompts, params, bell)
-        return await self._aresults(answers, bell)
+        return await aresults(self._intake.answers(prompts, params, bell), bell)
 
     async def achat(
         self,
@@ -432,15 +413,15 @@ class LLM:
         template_args: Message | None = None,
     ) -> Completion:
         """Answer a conversation: `chat` for asyncio; cancelling the task ends the request."""
-        from fastllm.async_answers import Bell  # asyncio is loaded where it is used
+        from fastllm.async_answers import Bell, aresults
 
         bell = Bell()
         answer = self._chat_answer(messages, params, tools, template_args, bell)
-        return (await self._aresults([answer], bell))[0]
+        return (await aresults([answer], bell))[0]
 
     async def astream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncStream:
         """Continue one prompt and return the answer as an asynchronous iterator of chunks."""
-        return self._astream(self._encode(prompt), one_params(params))
+        return self._intake.astream(self._intake.encode(prompt), one_params(params))
 
     async def astream_chat(
         self,
@@ -452,7 +433,7 @@ class LLM:
     ) -> AsyncStream:
         """Answer a conversation and return the answer as an asynchronous iterator of chunks."""
         token_ids = self.chat_token_ids(messages, tools=tools, template_args=template_args)
-        return self._astream(token_ids, one_params(params), new_text=True)
+        return self._intake.astream(token_ids, one_params(params), new_text=True)
 
     # -- for evaluation ------------------------------------------------------------------------
     def logits(self, token_ids: ListLike[int] | NDArray[np.integer]) -> NDArray[np.float32]:
@@ -469,7 +450,7 @@ class LLM:
         def keep(start: int, rows: NDArray[np.float32]) -> None:
             out[start : start + len(rows)] = rows
 
-        self._score(ids, keep)
+        self._intake.score(ids, keep)
         return out
 
     def token_logprobs(self, token_ids: ListLike[int] | NDArray[np.integer]) -> NDArray[np.float64]:
@@ -489,7 +470,7 @@ class LLM:
                 rows[: len(following)], following
             )
 
-        self._score(ids.tolist(), score)
+        self._intake.score(ids.tolist(), score)
         return out
 
     def reset(self) -> None:
@@ -526,133 +507,3 @@ class LLM:
 
     def __repr__(self) -> str:
         return f"LLM({self.name!r}, n_ctx={self.n_ctx}, n_threads={self.n_threads})"
-
-    # -- inside --------------------------------------------------------------------------------
-    def _encode(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            check_length(prompt, self.n_ctx)
-            ids = self.tokenizer.encode(prompt, add_special_tokens=True, parse_special=False)
-        else:
-            ids = token_id_list(prompt, "prompt")
-        if not ids and self.bos_token_id is not None:
-            ids = [self.bos_token_id]  # Nothing said yet: the model begins by itself.
-        return ids
-
-    def _answers(
-        self,
-        prompts: Prompt | ListLike[Prompt],
-        params: SamplingParams | ListLike[SamplingParams] | None,
-        bell: Bell | None = None,
-    ) -> list[Answer]:
-        every = prompt_list(prompts)
-        per_prompt = params_list(params, len(every))
-        return [self._answer(p, q, bell=bell) for p, q in zip(every, per_prompt, strict=True)]
-
-    def _chat_answer(
-        self,
-        messages: Iterable[Message],
-        params: SamplingParams | None,
-        tools: Iterable[Message] | None,
-        template_args: Message | None,
-        bell: Bell | None = None,
-    ) -> Answer:
-        token_ids = self.chat_token_ids(messages, tools=tools, template_args=template_args)
-        return self._answer(token_ids, one_params(params), new_text=True, bell=bell)
-
-    def _answer(
-        self,
-        prompt: Prompt,
-        params: SamplingParams,
-        *,
-        new_text: bool = False,
-        bell: Bell | None = None,
-    ) -> Answer:
-        token_ids = self._encode(prompt)
-        scorer = None
-        if params.prompt_logprobs is not None:
-            scorer = PromptScorer(token_ids, params.prompt_logprobs)
-        sink = Gathered(bell.ring if bell else None)
-        seq = self._sequence(token_ids, params, sink, scorer, new_text=new_text)
-        return Answer(self._driver, seq, sink, scorer)
-
-    async def _aresults(self, answers: list[Answer], bell: Bell) -> list[Completion]:
-        try:
-            _submit(answers)
-            for answer in answers:
-                await bell.wait(answer.done)
-            return [answer.result() for answer in answers]
-        finally:
-            for answer in answers:
-                answer.cancel()
-
-    def _stream(
-        self, token_ids: list[int], params: SamplingParams, *, new_text: bool = False
-    ) -> Stream:
-        sink = Unread()
-        return Stream(
-            self._driver, self._streamed(token_ids, params, sink, new_text=new_text), sink
-        )
-
-    def _astream(
-        self, token_ids: list[int], params: SamplingParams, *, new_text: bool = False
-    ) -> AsyncStream:
-        from fastllm.async_answers import AsyncStream, Bell
-
-        bell = Bell()
-        sink = Unread(bell.ring)
-        seq = self._streamed(token_ids, params, sink, new_text=new_text)
-        return AsyncStream(self._driver, seq, sink, bell)
-
-    def _streamed(
-        self, token_ids: list[int], params: SamplingParams, sink: Unread, *, new_text: bool
-    ) -> Sequence:
-        if params.prompt_logprobs is not None:
-            raise RequestError("prompt_logprobs: a stream has no place for them; use generate")
-        return self._sequence(token_ids, params, sink, new_text=new_text)
-
-    def _sequence(
-        self,
-        token_ids: list[int],
-        params: SamplingParams,
-        sink: Sink,
-        on_rows: OnRows | None = None,
-        *,
-        new_text: bool = False,
-    ) -> Sequence:
-        """Return a sequence; `new_text` says that the answer does not go on from the prompt."""
-        if params.stop:
-            _ = self.tokenizer  # says what is missing
-        detokenizer = None
-        if self._tokenizer is not None and params.max_tokens != 0:
-            from fastllm.tokenizer.detokenize import StreamDetokenizer
-
-            detokenizer = StreamDetokenizer(self._tokenizer, continues=not new_text)
-        return Sequence(
-            token_ids,
-            params,
-            sink,
-            eos_token_ids=self._eos_token_ids,
-            detokenizer=detokenizer,
-            on_rows=on_rows,
-        )
-
-    def _score(self, token_ids: list[int], on_rows: OnRows) -> None:
-        sink = Gathered()
-        seq = self._sequence(token_ids, SamplingParams(max_tokens=0), sink, on_rows)
-        answer = Answer(self._driver, seq, sink, None)
-        try:
-            answer.submit()
-            answer.result()
-        finally:
-            answer.cancel()
-
-
-def _submit(answers: list[Answer], timeout: float | None = None) -> None:
-    """Queue all of them or, where one could never run, none."""
-    if timeout is not None:
-        timeout = seconds("timeout", timeout)
-    deadline_s = None if timeout is None else time.perf_counter() + timeout
-    for answer in answers:
-        answer.check()
-    for answer in answers:
-        answer.submit(deadline_s)
