@@ -40,6 +40,28 @@ def test_perplexity(llm):
     assert found.ppl == pytest.approx(LICENSE_PERPLEXITY, rel=TOLERANCE)
 
 
+def test_the_plan_is_what_a_process_takes(smollm2, python):
+    """All of the plan but the process itself is exact; so the process is what it says."""
+    code = """
+import sys
+from fastllm import LLM, SamplingParams
+from fastllm.formats.checkpoint import open_checkpoint
+from fastllm.machine.memory import peak_rss_bytes
+from fastllm.models.bind import bind
+from fastllm.options import LoadOptions
+from fastllm.step.plan import Plan
+options = dict(n_ctx=128, n_batch=64, n_threads=2)
+with LLM(sys.argv[1], **options) as llm:
+    llm.chat([{"role": "user", "content": "Say hello."}], SamplingParams(max_tokens=2))
+    peak = peak_rss_bytes()
+options = LoadOptions(**options)
+print(peak, Plan(bind(open_checkpoint(sys.argv[1])), options, 2).ledger(128).total)
+"""
+    done = python("-c", code, str(smollm2))
+    peak, planned = map(int, done.stdout.split())
+    assert 0.75 * planned < peak < planned
+
+
 def test_a_chat_ends_by_itself_and_knows_its_history(llm):
     params = SamplingParams(temperature=0, max_tokens=100)
     messages = [{"role": "user", "content": "Say hello."}]

@@ -31,7 +31,9 @@ from fastllm.step.weights import PackedMatrix, packed_sizes, packed_types, readi
 DEFAULT_N_CTX = 8192  # where nothing is asked: the model's own context, at most this
 MAX_LOGIT_ROWS = 32  # logit rows computed at once; more are computed in turns
 SPLIT_TOKENS = 16  # batches up to this size share one sequence's context between threads
-PROCESS_BYTES = 200_000_000  # interpreter, libraries, vocabulary, heap: measured, rounded up
+# Measured, rounded up (`tests/test_model.py` compares): interpreter, libraries, heap; a token of
+# the vocabulary, in the metadata, in our tables and in the tokenizer library.
+PROCESS_BYTES, TOKEN_BYTES = 90_000_000, 512
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Plan:
     kv_type : str
     kv_bytes_per_token : int
         Bytes a token takes in the KV cache.
+    process_bytes : int
+        What the process takes besides the model's arenas.
     formats : frozenset of str
         Weight formats in memory.
 
@@ -109,6 +113,7 @@ class Plan:
         self.kv_type = options.kv_type or ("f32" if self.formats == {"f32"} else "i16")
         self._decoder, self._n_threads, self._n_batch = model.decoder, n_threads, options.n_batch
         self.kv_bytes_per_token = token_bytes(model.decoder, self.kv_type)
+        self.process_bytes = PROCESS_BYTES + TOKEN_BYTES * model.decoder.config.vocab_size
         self._own = model.decoder.config.max_position_embeddings
         self._asked = options.n_ctx
         self._reading = mapped(reading_bytes(model, n_threads))
@@ -139,12 +144,12 @@ class Plan:
             + self._logits
             + self._kept,
             reading=self._reading,
-            process=PROCESS_BYTES,
+            process=self.process_bytes,
         )
 
     def fitting_context(self) -> int:
         """Return the longest context with which the whole process fits here now; 0 for none."""
-        return largest_context(self.ledger, self._own, room_bytes(PROCESS_BYTES))
+        return largest_context(self.ledger, self._own, room_bytes(self.process_bytes))
 
     @property
     def default_context(self) -> int:
@@ -181,7 +186,7 @@ class Plan:
             default=self.default_context,
             longest=self._own,
             shortest=min(BLOCK_SIZE, self._own),
-            free=room_bytes(PROCESS_BYTES),
+            free=room_bytes(self.process_bytes),
         )
 
     def _written(self) -> int:
