@@ -33,7 +33,7 @@ class SentencepieceFragments:
         When a space is put before a fragment: "never" (or by the library itself); "behind" every
         special token and at the start, as a GGUF file's ``add_space_prefix`` asks; as the step
         Metaspace of `tokenizers` does, which leaves a fragment alone that begins with a space:
-        "always", or at the text's start only, "first".
+        "always", or at the text's start only, "first"; or "start", there whatever it begins with.
     """
 
     library: Any
@@ -46,6 +46,8 @@ class SentencepieceFragments:
     def _wants_space(self, text: str, place: Place) -> bool:
         if self.add_space in ("never", "behind"):
             return self.add_space == "behind"
+        if self.add_space == "start":
+            return place is Place.START
         if self.add_space == "first" and place is not Place.START:
             return False
         return not text.startswith((" ", SPACE))

@@ -219,6 +219,10 @@ class TokenizerConfig:
         value = self._tokenizer.get(f"add_{name}_token")
         return value if isinstance(value, bool) else None
 
+    def is_legacy(self) -> bool:
+        """Return whether a tokenizer.model's space is put behind special tokens, too."""
+        return self._tokenizer.get("legacy") is not False
+
     def end_ids(self) -> list[int]:
         """Return the ids that end a generation by generation_config.json, else config.json."""
         for source in (self._generation, self._model):

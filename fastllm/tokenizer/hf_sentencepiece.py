@@ -59,13 +59,19 @@ def load(path: str | PathLike[str], config: TokenizerConfig) -> LoadedVocabulary
     }
     control = found.of_kind(vocabulary.CONTROL, vocabulary.UNKNOWN)
     cuts = config.cuts(found.ids)
+    first = library.encode("a", out_type=str)[:1]
+    adds_space = bool(first) and first[0].startswith(vocabulary.SPACE)
+    way = "never"
+    if adds_space and not config.is_legacy():
+        library = sentencepiece_model.processor(
+            sentencepiece_model.without_dummy_prefix(proto), name
+        )
+        way = "start"
     encoder = SplittingEncoder(
         SpecialSplitter(always, cuts),
         SpecialSplitter(always | control, cuts),
-        SentencepieceFragments(library),
+        SentencepieceFragments(library, way),
     )
-    first = library.encode("a", out_type=str)[:1]
-    adds_space = bool(first) and first[0].startswith(vocabulary.SPACE)
     bos = config.special_id("bos_token", found.ids)
     prefix = () if bos is None else (bos,)
     return finish_hf(found, config, encoder.encode, prefix, (), adds_space, cuts=cuts)

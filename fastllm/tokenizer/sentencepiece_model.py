@@ -133,6 +133,11 @@ def with_control_pieces(proto: bytes, ids: frozenset[int]) -> bytes:
     return b"".join(out)
 
 
+def without_dummy_prefix(proto: bytes) -> bytes:
+    """Return a serialized ``ModelProto`` that puts no space before a text."""
+    return proto + _message(_MODEL_NORMALIZER, _number(_NORMALIZER_DUMMY_PREFIX, 0))
+
+
 @dataclass(frozen=True)
 class SentencepieceModel:
     """What a ``tokenizer.model`` file says, as far as sentencepiece's own object does not.

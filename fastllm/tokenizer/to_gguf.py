@@ -9,7 +9,8 @@ What readers of the format cannot know, but we can, has keys of ours under ``fas
 =================================== ============================================================
 ``normalizer``                      "nfc": texts are composed first (Qwen)
 ``metaspace``                       "always" or "first": a space is put before a text that begins
-                                    with none, after every special token or at the start only
+                                    with none, after every special token or at the start only;
+                                    "start": there whatever it begins with
 ``lstrip`` ``rstrip``               ids of special tokens that swallow white space around them
 ``single_word``                     ids of those that are not found inside words
 =================================== ============================================================
@@ -83,6 +84,8 @@ def gguf_keys(
     if library is None:
         loaded = hf_sentencepiece.load(files["tokenizer.model"], config)
         keys = _sentencepiece_model(fspath(files["tokenizer.model"]), loaded)
+        if loaded.strips_space and not config.is_legacy():
+            keys[f"{OWN_KEY}metaspace"] = "start"
     else:
         loaded = from_library(library, config, overruled="tokenizer.json" not in files)
         state = json.loads(library.to_str())

@@ -19,6 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 
 from fastllm.errors import BudgetError, FormatError, ModelNotFoundError, UnsupportedError
 from fastllm.tokenizer import Tokenizer, tokenizer_of
+from fastllm.tokenizer.to_gguf import gguf_keys
 from tests.tokenizer import tiny
 
 TEXT = "Why is the sky blue? Größe 你好 🦙\n\n  it's"
@@ -274,6 +275,27 @@ def test_tokenizer_model_with_added_tokens(tmp_path: Path) -> None:
     trusted = tokenizer.encode(text, add_special_tokens=False, parse_special=True)
     assert [i for i in trusted if i in (turn, 480, 481)] == [turn, 481, 480]
     assert tokenizer.eos_token_ids == (2, 481)
+
+
+def test_tokenizer_model_that_is_not_legacy_has_its_space_at_the_start_only(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(tiny.spm_proto())
+    late = tiny.spm().get_piece_size()
+    config = {"added_tokens_decoder": {str(late): {"content": "<x>", "special": True}}}
+    found = {}
+    for legacy in (True, False):
+        write(tmp_path, "tokenizer_config.json", {**config, "legacy": legacy})
+        found[legacy] = Tokenizer.from_hf(files_in(tmp_path))
+        for text in ("the sky", " the", "", "a<x>"):
+            want = found[True].encode(text, False, parse_special=True)
+            assert found[legacy].encode(text, False, parse_special=True) == want
+            assert found[legacy].decode(want, False) == text
+    ids = [tokenizer.encode("the<x>sky", False, parse_special=True) for tokenizer in found.values()]
+    pieces = [tokenizer.id_to_piece(ids[1][-1]) for tokenizer in found.values()]
+    assert not any(piece.startswith("\u2581") for piece in pieces)
+    assert ids[0] != ids[1]
+    assert found[False].decode(ids[1], False) == "the<x>sky"
+    keys = gguf_keys(files_in(tmp_path), late + 1).keys
+    assert Tokenizer.from_gguf(keys).encode("the<x>sky", False, parse_special=True) == ids[1]
 
 
 def test_vocab_and_merges_of_opt(tmp_path: Path, library: Library) -> None:
