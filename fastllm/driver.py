@@ -169,8 +169,9 @@ class _Loop:
             return
         self.started, self._thread_id = True, _thread.get_ident()
         try:
-            while self._turn():
-                pass
+            with self.engine.runner.own_thread():
+                while self._turn():
+                    pass
         finally:
             self._end()
 

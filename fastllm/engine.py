@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,6 +59,10 @@ class Runner(Protocol):
 
     def go_on(self, one: Pass, parts: int) -> NDArray[np.float32] | None:
         """Run parts of a pass; the logits when it is through."""
+        ...
+
+    def own_thread(self) -> AbstractContextManager[None]:
+        """Inside the block the calling thread does little but step."""
         ...
 
     def close(self) -> None:

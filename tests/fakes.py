@@ -8,6 +8,7 @@ to two sequences changes the logits, as it would in a model.
 from __future__ import annotations
 
 import zlib
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -115,6 +116,9 @@ class FakeRunner:
                 histories.append(history)
         rows = [self.model(histories[r]) for r in batch.logit_rows]
         return np.array(rows, np.float32).reshape(len(rows), self.vocab_size)
+
+    def own_thread(self):
+        return nullcontext()
 
     def close(self):
         self.closed = True

@@ -14,7 +14,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ Entry = Callable[[int, int, int], int]
 # about 45 on Sapphire Rapids.
 BARRIER_SPIN = 20_000  # 0.5 to 1 ms: longer than any op that threads wait for when nobody is late
 CROWDED_SPIN = 200  # more threads than CPUs: the partner may not be running at all
-GATE_SPIN = 4_000  # 0.1 ms: an idle engine sleeps at once
+GATE_SPIN = 16_000  # 0.4 ms: longer than Python takes between two tokens of an answer
 BARRIER_BYTES = 256
 
 
@@ -50,13 +50,13 @@ class Seat:
     cpus : list of int
         CPUs this process may use. Fewer than threads: waiting is short, since a partner may not be
         running at all. As many as threads: each thread gets its own, the caller for the length of a
-        step. ``FASTLLM_PIN=0`` leaves threads where the scheduler puts them.
+        step or of `own_thread`. ``FASTLLM_PIN=0`` leaves threads where the scheduler puts them.
     """
 
     def __init__(
         self, entry: Entry, context: NDArray[np.int64], num_threads: int, cpus: list[int]
     ) -> None:
-        self._entry, self._context = entry, context
+        self._entry, self._context, self._address = entry, context, context.ctypes.data
         self._barrier = _aligned(BARRIER_BYTES)
         crowded = num_threads > len(cpus)
         context[Context.THREADS] = num_threads
@@ -66,10 +66,21 @@ class Seat:
         pins = tuple(cpus) if pinned and hasattr(os, "sched_setaffinity") else ()
         self._needs = _Needs(num_threads, CROWDED_SPIN if crowded else GATE_SPIN, pins)
         self._crew: _Crew | None = None
+        self._owner = 0
         _taken.add(self._needs)
         # At exit nothing is left to do: idle workers sleep in memory that stays.
         self._leave = weakref.finalize(self, _leave, self._needs)
         self._leave.atexit = False
+
+    @contextlib.contextmanager
+    def own_thread(self) -> Iterator[None]:
+        """Inside the block the calling thread does little but `run`: it stays on its CPU."""
+        with _on(self._needs.pins[:1]):
+            owner, self._owner = self._owner, threading.get_ident()
+            try:
+                yield
+            finally:
+                self._owner = owner
 
     def run(self) -> int:
         """Run the op table once; returns when all threads have left it.
@@ -79,6 +90,12 @@ class Seat:
         int
             0, or the `kernels.words.Failure` that ended it early.
         """
+        if not self._needs.pins or self._owner == threading.get_ident():
+            return self._run()
+        with _on(self._needs.pins[:1]):
+            return self._run()
+
+    def _run(self) -> int:
         crew = _crew
         while True:
             if crew is None or self._needs not in crew.needs:
@@ -86,7 +103,7 @@ class Seat:
             if crew is not self._crew:
                 self._barrier[:] = 0  # a fork may have left somebody waiting there
                 self._crew = crew
-            result = crew.run(self._context, self._needs.pins)
+            result = crew.entry(RUN, self._address, crew.address)
             if result != GONE:
                 return result
             crew = self._join(gone=crew)
@@ -141,7 +158,8 @@ class _Crew:
         pins = max((each.pins for each in needs), key=len)
         try:
             for number in range(1, num_workers + 1):
-                self._start(number, pins[number : number + 1])
+                # More than there are CPUs, or as their starter is: neither stays on one.
+                self._start(number, pins[number : number + 1] or pins)
         except BaseException:
             self.end()
             raise
@@ -156,16 +174,6 @@ class _Crew:
         thread.start()
         self.threads.append(thread)
 
-    def run(self, context: NDArray[np.int64], pins: tuple[int, ...]) -> int:
-        if not pins:
-            return self.entry(RUN, context.ctypes.data, self.address)
-        before = os.sched_getaffinity(0)
-        try:
-            _pin(pins[:1])
-            return self.entry(RUN, context.ctypes.data, self.address)
-        finally:
-            _pin(before)
-
     def end(self) -> None:
         """Let the threads return once every step is over."""
         self.entry(END, self.address, 0)
@@ -173,15 +181,26 @@ class _Crew:
 
 def _live(entry: Entry, block: NDArray[np.uint8], worker: int, pins: tuple[int, ...]) -> None:
     """Be a worker until the crew ends; holds the block for as long."""
-    if pins:
-        _pin(pins)
+    _pin(pins)
     entry(WORK, block.ctypes.data, worker)
 
 
-def _pin(cpus: Iterable[int]) -> None:
-    """Move the calling thread; a CPU that has gone meanwhile is no error."""
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, cpus)
+@contextlib.contextmanager
+def _on(cpus: tuple[int, ...]) -> Iterator[None]:
+    """Inside the block the calling thread is on one of these CPUs, if any are named."""
+    before = os.sched_getaffinity(0) if cpus else ()
+    try:
+        _pin(cpus)
+        yield
+    finally:
+        _pin(before)
+
+
+def _pin(cpus: Collection[int]) -> None:
+    """Move the calling thread, if CPUs are named; one that has gone meanwhile is no error."""
+    if cpus:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, cpus)
 
 
 def _aligned(nbytes: int) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -185,6 +186,10 @@ class Runner:
             logits = self._go_on(Pass(batch), self.num_parts)
             assert logits is not None
             return logits
+
+    def own_thread(self) -> AbstractContextManager[None]:
+        """Inside the block the calling thread does little but step: it stays on its CPU."""
+        return self._seat.own_thread()
 
     def begin(self, batch: Batch) -> Pass:
         """Return a batch to be run in parts, by `go_on`; others may be run in between.

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -38,7 +38,9 @@ PATIENCE_S = 60
 class Model:
     """A seat whose step calls ``work(tid)`` in every thread."""
 
-    def __init__(self, num_threads: int, work: Callable[[int], object]) -> None:
+    def __init__(
+        self, num_threads: int, work: Callable[[int], object], cpus: Sequence[int] = range(64)
+    ) -> None:
         def run(result, exception, context, op, tid):
             work(tid)
             result[0] = 0
@@ -52,7 +54,7 @@ class Model:
         self.context = np.zeros(Context.WORDS, np.int64)
         self.context[Context.OPS], self.context[Context.NUM_OPS] = self.table.ctypes.data, 1
         entry = objects.callable_at(objects.addresses(["step"])["step"], STEP_ARGS)
-        self.seat = Seat(entry, self.context, num_threads, list(range(64)))
+        self.seat = Seat(entry, self.context, num_threads, list(cpus))
 
     def step(self) -> None:
         assert self.seat.run() == 0
@@ -87,8 +89,8 @@ def open_model():
     """``open_model(num_threads, work)`` is closed after the test."""
     models = []
 
-    def opened(num_threads, work=lambda tid: None):
-        models.append(Model(num_threads, work))
+    def opened(num_threads, work=lambda tid: None, **options):
+        models.append(Model(num_threads, work, **options))
         return models[-1]
 
     yield opened
@@ -259,6 +261,61 @@ def test_a_thread_that_cannot_start(open_model, monkeypatch):
         with pytest.raises(RuntimeError, match="new thread"):
             model.seat.run()
     model.step()
+
+
+# --------------------------------------------------------------------------- which CPU
+@pytest.fixture
+def cpus():
+    """Those of this process, which must be several."""
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("threads are bound to CPUs where there are some and the system can")
+    return sorted(os.sched_getaffinity(0))
+
+
+def test_a_caller_is_on_a_cpu_for_its_step(open_model, cpus):
+    seen = {}
+    model = open_model(
+        len(cpus), lambda tid: seen.update({tid: os.sched_getaffinity(0)}), cpus=cpus
+    )
+    model.step()
+    assert seen == {tid: {cpu} for tid, cpu in enumerate(cpus)}
+    assert os.sched_getaffinity(0) == set(cpus)
+
+
+def test_a_thread_of_its_own_stays_there(open_model, cpus):
+    """And gives that up at the end; whoever else steps meanwhile gets back what it had."""
+    model, after = open_model(len(cpus), cpus=cpus), []
+
+    def step_elsewhere():
+        os.sched_setaffinity(0, cpus)  # a thread begins where its starter is
+        model.step()
+        after.append(os.sched_getaffinity(0))
+
+    other = threading.Thread(target=step_elsewhere)
+    with model.seat.own_thread():
+        model.step()
+        assert os.sched_getaffinity(0) == {cpus[0]}
+        other.start()
+        finished(other)
+        model.step()
+        assert os.sched_getaffinity(0) == {cpus[0]}
+    assert after == [set(cpus)]
+    assert os.sched_getaffinity(0) == set(cpus)
+
+
+def test_workers_without_a_cpu_of_their_own_have_all(open_model, cpus, monkeypatch):
+    """Also where a bound thread starts them."""
+    monkeypatch.setattr(crews, "default_threads", lambda: len(cpus))
+    seen = {}
+    narrow = open_model(len(cpus), cpus=cpus)
+    wide = open_model(
+        len(cpus) + 2, lambda tid: seen.update({tid: os.sched_getaffinity(0)}), cpus=cpus
+    )
+    with narrow.seat.own_thread():
+        narrow.step()
+    wide.step()
+    bound = [{cpu} for cpu in cpus[1:]]
+    assert [seen[tid] for tid in range(1, len(cpus) + 2)] == [*bound, set(cpus), set(cpus)]
 
 
 # --------------------------------------------------------------------------- idling
