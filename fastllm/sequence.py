@@ -238,6 +238,7 @@ def batch_of(scheduled: list[tuple[Sequence, int]]) -> tuple[Batch, list[tuple[i
     ranges: list[tuple[int, int]] = []
     width = max(len(seq.block_table) for seq, _ in scheduled)
     tables = np.zeros((len(scheduled), width), np.int32)
+    regimes = [seq.rope_regime for seq, _ in scheduled]
     for i, (seq, count) in enumerate(scheduled):
         start, end = seq.num_computed_tokens, seq.num_computed_tokens + count
         first_row = len(logit_rows)
@@ -256,6 +257,6 @@ def batch_of(scheduled: list[tuple[Sequence, int]]) -> tuple[Batch, list[tuple[i
         seq_starts=np.array(seq_starts, np.int32),
         block_tables=tables,
         logit_rows=np.array(logit_rows, np.int32),
-        rope_regimes=np.array([seq.rope_regime for seq, _ in scheduled], np.int32),
+        rope_regimes=np.array(regimes, np.int32) if any(regimes) else None,
     )
     return batch, ranges

@@ -104,7 +104,7 @@ class FakeRunner:
                 self.kv[table[position // self.block_size], position % self.block_size] = (
                     batch.token_ids[t]
                 )
-                regime = batch.rope_regimes[s]
+                regime = 0 if batch.rope_regimes is None else batch.rope_regimes[s]
                 self.rope_regimes[table[position // self.block_size]][
                     position % self.block_size
                 ] = regime

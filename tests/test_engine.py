@@ -129,7 +129,9 @@ def test_longrope_takes_the_factors_of_the_length_that_a_sequence_has(
 ):
     """Short ones while prompt and answer fit; beyond, all of it is computed with the long ones."""
     runner, seen = FakeRunner(40, short_context=20), set()
-    runner.before_forward = lambda batch: seen.update(batch.rope_regimes.tolist())
+    runner.before_forward = lambda batch: seen.update(
+        [0] if batch.rope_regimes is None else batch.rope_regimes.tolist()
+    )
     tokens, reason, _ = run(engine_of(runner), range(prompt_length), max_tokens=max_tokens)
     assert seen == regimes
     assert reason == "length"

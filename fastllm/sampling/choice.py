@@ -43,6 +43,7 @@ class Choice:
         request[TOP_K], request[TOP_P] = params.top_k, params.top_p
         request[LOG_MIN_P] = math.log(params.min_p) if params.min_p > 0 else -math.inf
         self._address: int = request.ctypes.data
+        self._unit = _unit()
 
     def of(self, logits: NDArray[np.float32], random: float) -> int:
         """Return the token that the chain chooses.
@@ -63,7 +64,7 @@ class Choice:
         request = self._request
         request[RANDOM] = random
         num_tokens = len(row)
-        token_id = _unit()(
+        token_id = self._unit(
             row.__array_interface__["data"][0],
             num_tokens,
             self._address,

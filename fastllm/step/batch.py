@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: that costs six calls a token
 class Batch:
     """Tokens of one or more sequences for one forward pass.
 
@@ -58,7 +58,6 @@ class Pass:
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
-        self.tables = np.ascontiguousarray(batch.block_tables, np.int32)  # at a fixed address
         self.part = 0
         self.is_kept = False
         self.x = np.zeros((0, 0), np.float32)

@@ -49,18 +49,19 @@ class Inputs:
         self.x = self._embedded = _float_rows(buffers, "x", hidden)
         if self._decoder.project_in is not None:
             self._embedded = _float_rows(buffers, "embedded", self._embed.columns)
+        self._embedded = self._embedded[:, : self._embed.columns]
         if self._positions is not None:
             self._position_rows = _float_rows(buffers, "positions", hidden)
 
     def put(self, batch: Batch) -> None:
         """Put the tokens' embeddings where the step begins, and have the angles they need."""
         tokens, decoder = len(batch.token_ids), self._decoder
-        embedded, scale = self._embed.read(batch.token_ids), np.float32(decoder.embed_scale)
-        target = self._embedded[:tokens, : embedded.shape[1]]
-        if scale == 1.0:
-            target[:] = embedded
+        embedded = self._embed.read(batch.token_ids)
+        if decoder.embed_scale == 1.0:
+            self._embedded[:tokens] = embedded
         else:
-            np.multiply(embedded, scale, out=target)
+            scale = np.float32(decoder.embed_scale)
+            np.multiply(embedded, scale, out=self._embedded[:tokens])
         if self._positions is not None:
             values = self._positions.read(batch.positions + np.int32(decoder.position_offset))
             self._position_rows[:tokens, : values.shape[1]] = values
@@ -70,7 +71,7 @@ class Inputs:
     def _have_angles(self, batch: Batch) -> None:
         """Compute the rows of the rope tables that a batch needs, where they are not there yet."""
         if self.num_regimes == 1 or batch.rope_regimes is None:
-            lasts = {0: int(batch.positions.max()) + 1}
+            lasts = {0: max(batch.positions.tolist()) + 1}
         else:
             ends = batch.positions[batch.seq_starts[1:] - 1] + 1
             lasts = {

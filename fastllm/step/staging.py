@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fastllm.cache.kv_cache import BLOCK_SIZE
 from fastllm.kernels.words import Context
 from fastllm.step.batch import Batch, Pass
 from fastllm.step.inputs import Inputs
@@ -27,12 +28,15 @@ class Stage:
     def __init__(
         self, context: NDArray[np.int64], inputs: Inputs, max_tokens: int, n_ctx: int
     ) -> None:
-        self._context, self._inputs = context, inputs
+        # Of a memoryview, an item costs a third of one of NumPy's.
+        self._context, self._inputs = context.data, inputs
         self._unfinished: Pass | None = None  # whose rows are in the buffers
         self._positions = np.zeros(max_tokens, np.int32)
         self._starts = np.zeros(max_tokens + 1, np.int32)
         self._seqs = np.zeros(max_tokens, np.int32)
         self._logit_rows = np.zeros(max_tokens, np.int32)
+        # Rows that nobody uses take no memory.
+        self._tables = np.zeros((max_tokens, -(-n_ctx // BLOCK_SIZE)), np.int32)
         self._logit_rows_address = self._logit_rows.ctypes.data
         # Rows of the rope table are positions, unless it holds several regimes of so many rows.
         self._regime_rows = n_ctx if inputs.num_regimes > 1 else 0
@@ -43,6 +47,8 @@ class Stage:
         context[Context.SEQ_STARTS] = self._starts.ctypes.data
         context[Context.SEQ_OF_TOKEN] = self._seqs.ctypes.data
         context[Context.ROPE_ROWS] = self._rope_rows.ctypes.data
+        context[Context.TABLES] = self._tables.ctypes.data
+        context[Context.TABLE_STRIDE] = self._tables.strides[0]
 
     def enter(self, one: Pass) -> None:
         """Put a pass where the step finds it; keep the rows of the one that is there."""
@@ -60,8 +66,6 @@ class Stage:
         c = self._context
         c[Context.NUM_TOKENS] = len(one.batch.token_ids)
         c[Context.NUM_SEQS] = len(one.batch.seq_starts) - 1
-        c[Context.TABLES] = one.tables.__array_interface__["data"][0]
-        c[Context.TABLE_STRIDE] = one.tables.strides[0]
         self.ask_rows(0, len(one.batch.logit_rows))
 
     def stay(self, one: Pass) -> None:
@@ -81,6 +85,8 @@ class Stage:
 
     def _put(self, batch: Batch) -> None:
         tokens, bounds = len(batch.token_ids), len(batch.seq_starts)
+        tables = batch.block_tables[: bounds - 1, : self._tables.shape[1]]
+        self._tables[: bounds - 1, : tables.shape[1]] = tables
         self._positions[:tokens] = batch.positions
         self._starts[:bounds] = batch.seq_starts
         self._logit_rows[: len(batch.logit_rows)] = batch.logit_rows

@@ -50,6 +50,10 @@ BAD = {
     "sequences begin late": {"seq_starts": ints(1, 3, 5)},
     "an empty sequence": {"seq_starts": ints(0, 3, 3, 5), "block_tables": ints(0, 1, 2)[:, None]},
     "sequences go back": {"seq_starts": ints(0, 4, 2, 5), "block_tables": ints(0, 1, 2)[:, None]},
+    "a sequence ends beyond": {"seq_starts": ints(0, 6, 5)},
+    "a sequence begins beyond": {
+        "seq_starts": ints(0, 6, 7, 5), "block_tables": ints(0, 1, 2)[:, None],
+    },
     "block too large": {"block_tables": ints(0, 4)[:, None]},
     "block negative": {"block_tables": ints(-1, 1)[:, None]},
     "table too short": {"block_tables": np.zeros((2, 0), np.int32)},
@@ -78,6 +82,14 @@ def test_the_last_position_is_allowed(runner):
     assert np.isfinite(feed(runner, Part([1] * 14, 50, [0]))).all()
     with pytest.raises(RequestError, match=r"position outside 0\.\.63"):
         runner.forward(batch_of(Part([1], 64, [0, 1])))
+
+
+def test_tables_may_be_wider_than_the_context(runner):
+    """Nobody looks at what lies behind the blocks that are in use."""
+    table = batch_of(Part([1, 2, 3], 0, [2, -1, VOCAB]), Part([4], 0, [1]))
+    assert_same_bits(
+        runner.forward(table).copy(), feed(runner, Part([1, 2, 3], 0, [2]), Part([4], 0, [1]))
+    )
 
 
 # --------------------------------------------------------------------------- loading
