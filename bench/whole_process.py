@@ -3,7 +3,7 @@
 Seconds from the start of the process to its end, and the most memory it had at once, less the
 weights: what Python, its libraries and our buffers take. Kernels and the file are in their caches,
 since the first round is not counted. The cache of keys and values is counted with the process; a
-prompt of one word touches a page of it a layer.
+prompt of one word touches one block of it.
 
     python -m bench.whole_process smollm2
     python -m bench.whole_process smollm2 --against before=/path/to/fastllm
