@@ -66,7 +66,7 @@ class Product:
         self.nbytes = panel.nbytes * self.num_panels
         self.operations = 2 * self.num_panels * ROWS * columns * num_tokens
         x = np.random.default_rng(1).standard_normal((num_tokens, columns)).astype(np.float32)
-        tiles = layout_reference(layout.activations, x, road.tiles)
+        tiles = layout_reference(layout.activations, x, road.largest_tile)
         ldy = 4 * ROWS * self.num_panels
         scratch = -(-MATMUL_SCRATCH // 4096) * 4096  # of a thread, on pages of its own
         room = num_threads * scratch + 16384  # and for alignment

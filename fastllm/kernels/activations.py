@@ -1,9 +1,8 @@
-"""How a row of activations lies in memory for the matrix kernels, and the tiles it lies in.
+"""How a row of activations lies in memory for the matrix kernels.
 
-Tokens are grouped in tiles of the sizes a road allows (8, 4, 2, 1 on avx512): as many of the
-largest as fit, then one of each smaller size as needed. A tile of R tokens is one linear stream,
-group after group of columns; a token takes `token_bytes` whatever tile it is in, so the tile that
-begins with token t begins at ``t * token_bytes``.
+Tokens lie in tiles (``kernels.tiles``). A tile of R tokens is one linear stream, group after group
+of columns; a token takes `token_bytes` whatever tile it is in, so the tile that begins with token t
+begins at ``t * token_bytes``.
 
 "q32": int8 codes with a scale per 32 columns, for formats with a scale per 32. One group::
 
@@ -24,6 +23,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fastllm.kernels.tiles import tiles
+
 GROUP = {"q32": 32, "q256": 256, "f32": 4}
 GROUP_TOKEN_BYTES = {"q32": 44, "q256": 340, "f32": 16}
 KINDS = {"f32": 0, "q32": 1, "q256": 2}
@@ -41,17 +42,6 @@ def token_bytes(kind: str, columns: int) -> int:
     return padded_columns(kind, columns) // GROUP[kind] * GROUP_TOKEN_BYTES[kind]
 
 
-def tiles(num_tokens: int, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
-    """[(first token, tile size)] in order."""
-    out = []
-    start = 0
-    for size in sizes:
-        while num_tokens - start >= size:
-            out.append((start, size))
-            start += size
-    return out
-
-
 def quantize_reference(
     x: NDArray[np.float32], group: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -66,15 +56,13 @@ def quantize_reference(
     return codes.reshape(m, k), dx
 
 
-def layout_reference(
-    kind: str, x: NDArray[np.float32], sizes: tuple[int, ...]
-) -> NDArray[np.uint8]:
+def layout_reference(kind: str, x: NDArray[np.float32], largest_tile: int) -> NDArray[np.uint8]:
     """Bytes of float32[M, K] as the kernels want them; the plain NumPy twin of the quantizer."""
     m, columns = x.shape
     padded = np.zeros((m, padded_columns(kind, columns)), np.float32)
     padded[:, :columns] = x
     out = []
-    for start, size in tiles(m, sizes):
+    for start, size in tiles(m, largest_tile):
         out.append(_tile(kind, padded[start : start + size]))
     return np.concatenate(out) if out else np.zeros(0, np.uint8)
 

@@ -72,9 +72,9 @@ class _Tile:
 
 
 def dot_generator(name: str, size: int, ahead: int = 0) -> Callable[..., None]:
-    """Return the IR generator of (panel, activations, y, y token stride in bytes, units, scratch).
+    """Return the IR generator of (panel, activations, out, units, scratch).
 
-    It writes ``y[token][0:16]``, float32, for `size` tokens. `ahead`: bytes between a load of
+    It writes ``out[token][0:16]``, float32, for `size` tokens. `ahead`: bytes between a load of
     weights and the software prefetch beside it, 0 for none.
     """
     families: dict[str, type[Block32] | type[Block256] | type[_Float]] = {
@@ -85,11 +85,11 @@ def dot_generator(name: str, size: int, ahead: int = 0) -> Callable[..., None]:
     family = families[LAYOUTS[name].activations]
 
     def generate(
-        e: Emitter, panel: Value, x: Value, y: Value, ldy: Value, units: Value, scratch: Value
+        e: Emitter, panel: Value, x: Value, out: Value, units: Value, scratch: Value
     ) -> None:
         sums = family(e, name, size, ahead).run(panel, x, units, scratch)
         for t in range(size):
-            e.store(sums[t], e.add(y, e.mul(ldy, t)), 0, 4)
+            e.store(sums[t], out, 64 * t, 4)
 
     return generate
 

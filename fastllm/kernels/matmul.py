@@ -8,6 +8,7 @@ tiles sixteen at a time as far as they fill them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastllm.kernels import amx
@@ -17,7 +18,8 @@ from fastllm.kernels.interpreter_codes import SCALES_BYTES, TOKEN_BLOCK
 from fastllm.kernels.jit import compiled
 from fastllm.kernels.layouts import LAYOUTS
 from fastllm.kernels.memory import I, N, add16, load16, store16
-from fastllm.kernels.target import HAS_TILE_REGISTERS, ROAD
+from fastllm.kernels.target import HAS_TILE_REGISTERS, LARGEST_TILE
+from fastllm.kernels.tiles import tile_size
 
 # One token waits for memory. Intel's prefetchers stop where a stream is mixed with arithmetic (70
 # to 75 % of the read rate for q4_1, q4_k, q6_k on Sapphire Rapids); asking 2 KiB ahead brings 93
@@ -54,18 +56,29 @@ def matmul(name: str) -> Callable[..., Any]:
     (address of float32 rows, or 0), add (1: add to y), prefetch (1: ask memory ahead at one token),
     scratch (MATMUL_SCRATCH bytes, 64-byte aligned). Rows of y are padded to 16.
     """
-    tiled = HAS_TILE_REGISTERS and LAYOUTS[name].activations != "f32"
-    # a tile of 16 without tiles (float weights) is a kernel of 16 like the others
-    sizes = ROAD.tiles + (1,) * (5 - len(ROAD.tiles))
-    dot = kernel(N, I, I, I, I, I, I)
-    dots = {s: dot(dot_generator(name, s)) for s in set(sizes) if s < 16 or not tiled}
-    size_a, size_b, size_c, size_d, size_e = sizes
-    dot_a, dot_b, dot_c, dot_d, dot_e = (dots.get(s, dots[1]) for s in sizes)
-    dot_ahead = dot(dot_generator(name, 1, AHEAD))
-    group = amx.TOKENS if tiled else 1 << 30  # no batch fills a group where there are no tiles
-    configure = kernel(N, I)(amx.configure(name) if tiled else _nothing)
-    release = kernel(N)(amx.release if tiled else _nothing)
-    dot_groups = kernel(N, I, I, I, I, I, I, I)(amx.tiles_generator(name) if tiled else _nothing)
+    in_registers = HAS_TILE_REGISTERS and LAYOUTS[name].activations != "f32"
+    generators = {
+        size: dot_generator(name, size)
+        for size in (1 << n for n in range(LARGEST_TILE.bit_length()))
+        if not (in_registers and size == amx.TOKENS)
+    }
+
+    @kernel(N, I, I, I, I, I, I)
+    def dot(
+        e: Emitter, size: Value, w: Value, x: Value, out: Value, units: Value, scratch: Value
+    ) -> None:
+        """A panel times a tile of `size` tokens."""
+        args = (e, w, x, out, units, scratch)
+        e.switch(size, {n: partial(generate, *args) for n, generate in generators.items()})
+
+    dot_ahead = kernel(N, I, I, I, I, I)(dot_generator(name, 1, AHEAD))
+    # where there are no tile registers no batch fills one
+    register = amx.TOKENS if in_registers else 1 << 30
+    configure = kernel(N, I)(amx.configure(name) if in_registers else _nothing)
+    release = kernel(N)(amx.release if in_registers else _nothing)
+    dot_registers = kernel(N, I, I, I, I, I, I, I)(
+        amx.tiles_generator(name) if in_registers else _nothing
+    )
 
     def product(
         panels: int,
@@ -84,10 +97,10 @@ def matmul(name: str) -> Callable[..., Any]:
         scratch: int,
     ) -> None:
         out = scratch + SCALES_BYTES
-        tiles = out + 64 * TOKEN_BLOCK
-        grouped = num_tokens // group * group
-        if grouped > 0:
-            configure(tiles)
+        registers = out + 64 * TOKEN_BLOCK
+        whole = num_tokens // register * register
+        if whole > 0:
+            configure(registers)
         for begin in range(0, num_tokens, TOKEN_BLOCK):
             end = min(num_tokens, begin + TOKEN_BLOCK)
             for p in range(first, last):
@@ -98,35 +111,22 @@ def matmul(name: str) -> Callable[..., Any]:
                     # one line of each token's row: have them on their way before they are written
                     for k in range(begin, end):
                         _expect(y + k * ldy + 64 * p)
-                if begin < grouped:
-                    n = min(grouped, end) - begin
-                    dot_groups(w, x + t * token_bytes, out, n // group, token_bytes, units, tiles)
+                if begin < whole:
+                    n = min(whole, end) - begin
+                    a = x + t * token_bytes
+                    dot_registers(w, a, out, n // register, token_bytes, units, registers)
                     _finish(out, y + t * ldy + 64 * p, ldy, n, b, add)
                     t += n
                 while t < end:
-                    left = num_tokens - t
                     a = x + t * token_bytes
+                    n = tile_size(num_tokens, t, LARGEST_TILE)
                     if num_tokens == 1 and prefetch != 0:
-                        dot_ahead(w, a, out, 64, units, scratch)
-                        n = 1
-                    elif left >= size_a:
-                        dot_a(w, a, out, 64, units, scratch)
-                        n = size_a
-                    elif left >= size_b:
-                        dot_b(w, a, out, 64, units, scratch)
-                        n = size_b
-                    elif left >= size_c:
-                        dot_c(w, a, out, 64, units, scratch)
-                        n = size_c
-                    elif left >= size_d:
-                        dot_d(w, a, out, 64, units, scratch)
-                        n = size_d
+                        dot_ahead(w, a, out, units, scratch)
                     else:
-                        dot_e(w, a, out, 64, units, scratch)
-                        n = size_e
+                        dot(n, w, a, out, units, scratch)
                     _finish(out, y + t * ldy + 64 * p, ldy, n, b, add)
                     t += n
-        if grouped > 0:
+        if whole > 0:
             release()
 
     return product

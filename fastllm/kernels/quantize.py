@@ -25,7 +25,8 @@ from fastllm.kernels.emit import (
 )
 from fastllm.kernels.jit import compiled
 from fastllm.kernels.memory import I, N, load_f32, store_f32
-from fastllm.kernels.target import ROAD
+from fastllm.kernels.target import LARGEST_TILE
+from fastllm.kernels.tiles import tile_size
 
 # Adding 1.5 * 2**23 leaves the rounded integer (to nearest, ties to even) in the low mantissa bits:
 # works for |x| < 2**22 on every CPU, without SSE4.1's rounding instruction or a libm call.
@@ -104,31 +105,6 @@ def _quantize256(e: Emitter, x: Value, out: Value, size: Value, token: Value) ->
         e.store(minus, e.add(place, e.mul(token, 4)))
 
 
-size_a, size_b, size_c, size_d, size_e = ROAD.tiles + (1,) * (5 - len(ROAD.tiles))
-
-
-@compiled
-def tile_of(num_tokens: int, token: int) -> int:
-    """First token of a token's tile * 32 + tile size."""
-    start = num_tokens // size_a * size_a
-    if token < start:
-        return (token // size_a * size_a) * 32 + size_a
-    if num_tokens - start >= size_b:
-        if token < start + size_b:
-            return start * 32 + size_b
-        start += size_b
-    if num_tokens - start >= size_c:
-        if token < start + size_c:
-            return start * 32 + size_c
-        start += size_c
-    if num_tokens - start >= size_d:
-        if token < start + size_d:
-            return start * 32 + size_d
-        start += size_d
-    first = start + (token - start) // size_e * size_e
-    return first * 32 + size_e
-
-
 @kernel(N, I, I, I)
 def _zero_group32(e: Emitter, out: Value, size: Value, token: Value) -> None:
     """A group of zeros: the unused half of a row's last pair of blocks."""
@@ -156,8 +132,8 @@ def quantize(
     `row` is the address of column `first`, a multiple of 256. `last`: 1 if the row ends here, then
     its padding is written too. `kind`: 0 float32, 1 groups of 32, 2 groups of 256.
     """
-    where = tile_of(num_tokens, token)
-    start, size = where >> 5, where & 31
+    size = tile_size(num_tokens, token, LARGEST_TILE)
+    start = token & -size
     tile, inside = x + start * token_bytes, token - start
     if kind == 1:
         group = first // 32

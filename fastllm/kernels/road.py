@@ -34,16 +34,16 @@ class Road:
         LLVM's CPU name and feature string that the objects are compiled for.
     needs : frozenset of str
         LLVM feature names that the CPU must have.
-    tiles : tuple of int
-        Token counts that a matrix kernel takes at once, largest first (registers decide; 16 is a
-        tile of AMX).
+    largest_tile : int
+        Most tokens that a matrix kernel takes at once (``kernels.tiles``), a power of two.
+        Registers decide; 16 is what a tile register of AMX holds.
     """
 
     name: str
     cpu: str
     features: str
     needs: frozenset[str]
-    tiles: tuple[int, ...]
+    largest_tile: int
 
     def environment(self) -> dict[str, str]:
         """Variables of a process that compiles for this road, set before it imports anything."""
@@ -67,14 +67,14 @@ if _X86:
             "x86-64-v4",
             "+avx512vnni,+amx-tile,+amx-int8",
             _AVX512 | {"amx-tile", "amx-int8"},
-            (16, 8, 4, 2, 1),
+            16,
         ),
-        Road("avx512", "x86-64-v4", "+avx512vnni", _AVX512, (8, 4, 2, 1)),
-        Road("avx2", "x86-64-v3", "", _AVX2, (4, 2, 1)),
-        Road("generic", "x86-64", "", frozenset(), (2, 1)),
+        Road("avx512", "x86-64-v4", "+avx512vnni", _AVX512, 8),
+        Road("avx2", "x86-64-v3", "", _AVX2, 4),
+        Road("generic", "x86-64", "", frozenset(), 2),
     )
 else:
-    ROADS = (Road("generic", "generic", "", frozenset(), (4, 2, 1)),)
+    ROADS = (Road("generic", "generic", "", frozenset(), 4),)
 
 
 def host_features() -> frozenset[str]:

@@ -24,3 +24,4 @@ ROAD = _road()
 VECTORS = "avx512" if ROAD.name == "amx" else ROAD.name
 HAS_TILE_REGISTERS = ROAD.name == "amx"
 HAS_FMA = bool(ROAD.needs) or ROAD.cpu == "generic"
+LARGEST_TILE = ROAD.largest_tile

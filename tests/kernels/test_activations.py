@@ -11,23 +11,31 @@ from fastllm.kernels.activations import (
     layout_reference,
     padded_columns,
     quantize_reference,
-    tiles,
     token_bytes,
 )
 from fastllm.kernels.road import ROADS
-from tests.kernels.samples import POSSIBLE_ROADS
+from fastllm.kernels.tiles import tile_size, tiles
 
-SIZES = sorted({road.tiles for road in ROADS} | {(4, 2, 1)})
+LARGEST = sorted({road.largest_tile for road in ROADS} | {1, 4})
 # The smallest step of a row that `kernels.activations` allows.
 STEP = {"q32": 32, "q256": 256, "f32": 1}
 
 
-@given(num_tokens=st.integers(0, 700), sizes=st.sampled_from(SIZES))
-def test_tiles_partition_the_tokens(num_tokens, sizes):
-    found = tiles(num_tokens, sizes)
-    assert [t for start, size in found for t in range(start, start + size)] == [*range(num_tokens)]
-    assert [size for _, size in found] == sorted((size for _, size in found), reverse=True)
-    assert {size for _, size in found} <= set(sizes)
+@given(num_tokens=st.integers(0, 700), largest=st.sampled_from(LARGEST))
+def test_every_token_is_in_the_largest_tile_that_fits(num_tokens, largest):
+    """The rule against its plain form: while tokens are left, the largest tile that they fill."""
+    expected, start = [], 0
+    while start < num_tokens:
+        size = largest
+        while size > num_tokens - start:
+            size //= 2
+        expected.append((start, size))
+        start += size
+    assert tiles(num_tokens, largest) == expected
+    for first, size in expected:
+        for token in range(first, first + size):
+            assert tile_size(num_tokens, token, largest) == size
+            assert token & -size == first
 
 
 @given(kind=st.sampled_from(sorted(KINDS)), steps=st.integers(1, 9), num_tokens=st.integers(1, 20))
@@ -37,8 +45,8 @@ def test_token_bytes(kind, steps, num_tokens):
     assert whole >= columns
     assert whole % GROUP[kind] == 0
     x = np.ones((num_tokens, columns), np.float32)
-    for sizes in SIZES:
-        laid_out = layout_reference(kind, x, sizes)
+    for largest in LARGEST:
+        laid_out = layout_reference(kind, x, largest)
         assert len(laid_out) == num_tokens * token_bytes(kind, columns)
 
 
@@ -66,7 +74,7 @@ def test_quantizer_is_its_numpy_twin(kernels, kind, num_tokens, steps, pieces, s
     x = rng.standard_normal((num_tokens, columns)) * np.exp(8 * rng.standard_normal(columns))
     x = x.astype(np.float32)
     x[rng.random(x.shape) < 0.1] = 0
-    expected = layout_reference(kind, x, kernels.road.tiles)
+    expected = layout_reference(kind, x, kernels.road.largest_tile)
     np.testing.assert_array_equal(kernels.quantize(kind, x, pieces), expected)
 
 
@@ -76,10 +84,10 @@ def test_what_is_not_finite_shows_in_its_own_group_and_token(kernels, kind, valu
     group = GROUP[kind]
     x = np.random.default_rng(3).standard_normal((3, 4 * group)).astype(np.float32)
     x[1, group + 7] = value
-    sizes = kernels.road.tiles
+    largest = kernels.road.largest_tile
     found = kernels.quantize(kind, x).reshape(3, -1)
-    sound = layout_reference(kind, np.where(np.isfinite(x), x, 0).astype(np.float32), sizes)
-    start, size = next(tile for tile in tiles(3, sizes) if sum(tile) > 1)
+    sound = layout_reference(kind, np.where(np.isfinite(x), x, 0).astype(np.float32), largest)
+    start, size = next(tile for tile in tiles(3, largest) if sum(tile) > 1)
     tile = found.reshape(-1)[start * found.shape[1] : (start + size) * found.shape[1]]
     groups = tile.reshape(4, -1)
     scales = groups[:, : 4 * size].copy().view(np.float32)
@@ -97,18 +105,8 @@ def test_rows_too_small_to_scale_are_zero(kernels, kind, tiny):
     """127 / max|x| would overflow; codes must be 0 and nothing infinite."""
     x = np.full((1, 256), tiny, np.float32)
     found = kernels.quantize(kind, x)
-    zeros = layout_reference(kind, np.zeros_like(x), kernels.road.tiles)
+    zeros = layout_reference(kind, np.zeros_like(x), kernels.road.largest_tile)
     group = {"q32": 44, "q256": 340}[kind]
     scales = found.reshape(-1, group)[:, :4].copy().view(np.float32)
     assert (np.abs(scales) <= 2.0**-100).all()
     np.testing.assert_array_equal(found.reshape(-1, group)[:, 4:], zeros.reshape(-1, group)[:, 4:])
-
-
-@given(num_tokens=st.integers(1, 600), road=st.sampled_from(POSSIBLE_ROADS))
-def test_a_token_begins_where_its_tile_says(num_tokens, road):
-    """Tile t begins at t * token_bytes: the sizes before it add up."""
-    at = 0
-    for start, size in tiles(num_tokens, road.tiles):
-        assert start == at
-        at += size
-    assert at == num_tokens

@@ -69,7 +69,7 @@ class Product:
         """float32[M, rows]; `y` is written into (padded rows) and returned whole where given."""
         kind, count = self.layout.activations, len(self.panels)
         if tiles is None:
-            tiles = aligned_copy(layout_reference(kind, x, self.road.tiles), 64)
+            tiles = aligned_copy(layout_reference(kind, x, self.road.largest_tile), 64)
         out = np.full((len(x), 16 * count), np.nan, np.float32) if y is None else y
         scratch = aligned(MATMUL_SCRATCH)
         first, last = panels or (0, count)
