@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from fastllm.arguments import seconds
 from fastllm.driver import Driver
 from fastllm.errors import AnswerTimeoutError, FastLLMError
-from fastllm.events import LOOK_UP_S, Gathered, Unread
+from fastllm.events import LOOK_UP_S, Gathered, Held, Unread
 from fastllm.request import Chunk, Completion, Timings, TokenLogprob
 from fastllm.sampling.logprobs import token_logprob
 from fastllm.sequence import Sequence
 
 
-class Stream(Iterator[Chunk]):
+class Stream(Iterator[Chunk], Held):
     """An answer on its way: an iterator of `Chunk` that can be stopped from anywhere.
 
     Leaving ``with`` or `close` ends the request at once; so does forgetting the object. Several
@@ -86,7 +86,7 @@ class Stream(Iterator[Chunk]):
         self.close()
 
 
-class Answer:
+class Answer(Held):
     """A whole answer on its way; ask for it with `result`, end it with `cancel`.
 
     Forgetting the object ends the request, too.

@@ -13,7 +13,7 @@ from types import TracebackType
 from fastllm.answers import Answer, submit
 from fastllm.driver import Driver
 from fastllm.errors import FastLLMError, RequestError
-from fastllm.events import Unread
+from fastllm.events import Held, Unread
 from fastllm.request import Chunk, Completion
 from fastllm.sequence import Sequence
 
@@ -65,7 +65,7 @@ async def aresults(answers: list[Answer], bell: Bell) -> list[Completion]:
             answer.cancel()
 
 
-class AsyncStream(AsyncIterator[Chunk]):
+class AsyncStream(AsyncIterator[Chunk], Held):
     """An answer on its way: an asynchronous iterator of `Chunk`.
 
     Leaving ``async with`` or `aclose` ends the request at once; so does cancelling the task that

@@ -8,7 +8,9 @@ interrupted reader could leave locked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pickle import PicklingError
 from queue import Empty, SimpleQueue
+from typing import NoReturn
 
 from fastllm.errors import FastLLMError
 from fastllm.request import Chunk
@@ -21,6 +23,16 @@ MAX_UNREAD = 64
 LOOK_UP_S = 1.0
 
 Event = Chunk | FastLLMError
+
+
+class Held:
+    """What belongs to a request on its way: a second one would not keep it alive."""
+
+    def __reduce__(self) -> NoReturn:
+        raise PicklingError(
+            f"{type(self).__name__} cannot be pickled or copied: it is an answer on its way; pass "
+            "on what comes out of it"
+        )
 
 
 class Unread:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastllm.answers import Answer, Stream, results
-from fastllm.arguments import token_id_list
+from fastllm.arguments import boolean, shown, token_id_list
 from fastllm.driver import Driver
 from fastllm.engine import Engine, Runner
 from fastllm.errors import RequestError
@@ -35,8 +35,8 @@ Progress = Callable[[str, float], None]
 class LLM:
     """A loaded model.
 
-    Calls from several threads are safe and share each pass over the weights; two instances in one
-    process do not know each other. The GIL is free while the model computes.
+    Calls from several threads are safe and share each pass over the weights. Instances of one
+    process share its threads, and nothing else. The GIL is free while the model computes.
 
     Parameters
     ----------
@@ -70,6 +70,8 @@ class LLM:
         The file is damaged; its family, type or tokenizer is not built.
     BudgetError
         It does not fit in the memory that this process may use.
+    ReadError, KernelError
+        Its file cannot be read; a kernel cannot be built, or not for this CPU.
 
     Examples
     --------
@@ -141,8 +143,10 @@ class LLM:
 
         Raises
         ------
-        UnsupportedError
-            Its kind is not built, or the model has none.
+        ModelNotFoundError
+            There is no such model, or it has no tokenizer.
+        UnsupportedError, FormatError
+            Its kind is not built; it is damaged.
         """
         with Imports():
             from fastllm import loading
@@ -155,7 +159,15 @@ class LLM:
         return self._chat_template is not None
 
     def template_reads(self, name: str) -> bool:
-        """Return whether the chat template looks at a variable, such as "tools"."""
+        """Return whether the chat template looks at a variable, such as "tools".
+
+        Raises
+        ------
+        RequestError
+            `name` is no text.
+        """
+        if not isinstance(name, str):
+            raise RequestError(f"name={shown(name)}: must be a text")
         return self._chat_template is not None and self._chat_template.reads(name)
 
     @property
@@ -323,7 +335,7 @@ class LLM:
         RequestError
             The model has no chat template, or the template refuses the messages.
         """
-        if stream:
+        if boolean("stream", stream):
             if timeout is not None:
                 raise RequestError("timeout: a stream has none; call its close() when it is late")
             token_ids = self.chat_token_ids(messages, tools=tools, template_args=template_args)

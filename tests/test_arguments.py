@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import decimal
 import enum
 import fractions
@@ -77,6 +78,7 @@ ODD = st.sampled_from(
         np.float32(0.5),
         np.array(3),
         np.array([1, 2]),
+        np.zeros((2, 2, 2), int),
         np.array([[1, 2]]),
         np.array([1.5]),
         np.array(["a"]),
@@ -122,6 +124,12 @@ LLM_CALLS = {
     "chat params": lambda llm, v: llm.chat(TALK, v),
     "chat tools": lambda llm, v: llm.chat(TALK, GREEDY, tools=v),
     "chat args": lambda llm, v: llm.chat(TALK, GREEDY, template_args=v),
+    "chat stream": lambda llm, v: llm.chat(TALK, GREEDY, stream=v),
+    "template_reads": lambda llm, v: llm.template_reads(v),
+    "agenerate": lambda llm, v: asyncio.run(llm.agenerate(v, GREEDY)),
+    "achat": lambda llm, v: asyncio.run(llm.achat(v, GREEDY)),
+    "astream": lambda llm, v: asyncio.run(llm.astream(v, GREEDY)),
+    "astream_chat": lambda llm, v: asyncio.run(llm.astream_chat(TALK, GREEDY, tools=v)),
     "chat timeout": lambda llm, v: llm.chat(TALK, GREEDY, timeout=v),
     "chat_token_ids": lambda llm, v: llm.chat_token_ids(v),
     "fitting_messages": lambda llm, v: llm.fitting_messages(v),
@@ -134,6 +142,11 @@ LLM_CALLS = {
 }
 TOKENIZER_CALLS = {
     "encode": lambda t, v: t.encode(v),
+    "encode special": lambda t, v: t.encode("a", v),
+    "encode parse": lambda t, v: t.encode("a", parse_special=v),
+    "decode skip": lambda t, v: t.decode([1], v),
+    "from_gguf": lambda t, v: t.from_gguf(v),
+    "from_hf": lambda t, v: t.from_hf(v),
     "shield": lambda t, v: t.shield(v),
     "decode": lambda t, v: t.decode(v),
     "decode_bytes": lambda t, v: t.decode_bytes(v),

@@ -1,5 +1,6 @@
 """The public door over a fake model."""
 
+import asyncio
 import copy
 import gc
 import pickle
@@ -301,6 +302,18 @@ def test_a_long_conversation_is_laid_out_few_times(monkeypatch):
     monkeypatch.setattr(ChatTemplate, "render", counted)
     kept = llm.fitting_messages(talk, reserve=10)
     assert sum(rendered) < len(talk) + 20 * len(kept)
+
+
+def test_an_answer_on_its_way_says_why_it_cannot_be_pickled_or_copied():
+    llm = fake_llm()
+
+    async def hold():
+        return await llm.astream("a", GREEDY)
+
+    for held in (llm.stream("a", GREEDY), llm.submit("a", GREEDY), asyncio.run(hold())):
+        for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(pickle.PicklingError, match="cannot be pickled or copied"):
+                attempt(held)
 
 
 def test_an_llm_says_why_it_cannot_be_pickled_or_copied():

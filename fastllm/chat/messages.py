@@ -29,7 +29,7 @@ def checked_messages(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, An
     RequestError
         There is none, or one is malformed; the text says which.
     """
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
+    if not _is_list(messages):
         raise RequestError(f"{_SHAPE}, not {shown(messages)}")
     result = [_checked(message, i) for i, message in enumerate(messages)]
     if not result:
@@ -47,9 +47,15 @@ def checked_tools(tools: Iterable[Mapping[str, Any]] | None) -> list[dict[str, A
     """
     if tools is None:
         return None
-    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Iterable):
+    if not _is_list(tools):
         raise RequestError(f"tools must be a list of JSON schemas of functions, not {shown(tools)}")
     return [_checked_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
+
+
+def _is_list(value: object) -> bool:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        return False
+    return getattr(value, "ndim", None) != 0  # NumPy's scalars say that they are iterable
 
 
 def _checked_tool(tool: object, where: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from fastllm.arguments import MAX_INT, shown, token_id_list, whole_number
+from fastllm.arguments import MAX_INT, boolean, shown, token_id_list, whole_number
 from fastllm.errors import BudgetError, FormatError, ModelNotFoundError, RequestError
 from fastllm.machine.memory import available_bytes
 from fastllm.tokenizer import vocabulary
@@ -72,8 +72,10 @@ class Tokenizer:
 
         Raises
         ------
-        UnsupportedError, FormatError
+        RequestError, UnsupportedError, FormatError
         """
+        if not isinstance(metadata, Mapping):
+            raise RequestError(f"metadata={shown(metadata)}: must be a mapping of keys to values")
         return cls(load_gguf(metadata))
 
     @classmethod
@@ -89,10 +91,12 @@ class Tokenizer:
 
         Raises
         ------
-        UnsupportedError, FormatError, ModelNotFoundError
+        RequestError, UnsupportedError, FormatError, ModelNotFoundError
         """
         from fastllm.tokenizer.hf_vocab import load_hf
 
+        if not isinstance(files, Mapping):
+            raise RequestError(f"files={shown(files)}: must be a mapping of file names to paths")
         return cls(load_hf(files))
 
     def encode(
@@ -112,11 +116,13 @@ class Tokenizer:
         Raises
         ------
         RequestError
-            Not a string, or it holds half a surrogate pair.
+            Not a string, or it holds half a surrogate pair; a flag that is no bool.
         BudgetError
             It is so long that cutting it up would take more memory than there is.
         """
         _require_text("text", text)
+        add_special_tokens = boolean("add_special_tokens", add_special_tokens)
+        parse_special = boolean("parse_special", parse_special)
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -146,7 +152,8 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int], skip_special_tokens: bool = True) -> bytes:
         """Return the bytes that the ids stand for, before any repair of broken UTF-8."""
-        skipped = self.special_ids if skip_special_tokens else frozenset()
+        skip = boolean("skip_special_tokens", skip_special_tokens)
+        skipped = self.special_ids if skip else frozenset()
         spell = self._vocabulary.token_bytes
         text = b"".join(spell(i) for i in token_id_list(ids, "ids") if i not in skipped)
         return text[1:] if self.strips_space and text.startswith(b" ") else text
@@ -160,7 +167,8 @@ class Tokenizer:
         Raises
         ------
         RequestError
-            An id is negative. Ids past the vocabulary (padding rows of the model) are no text.
+            `ids` are none, or one is negative. Ids past the vocabulary (padding rows of the model)
+            are no text.
         """
         return self.decode_bytes(ids, skip_special_tokens).decode("utf-8", "replace")
 
