@@ -9,15 +9,18 @@ from numpy.typing import NDArray
 
 from bench.limits import Crew
 from fastllm.kernels import ops
-from fastllm.kernels.activations import layout_reference, token_bytes
+from fastllm.kernels.activations import token_bytes
 from fastllm.kernels.interpreter_codes import MATMUL_SCRATCH, OP_ARGS
-from fastllm.kernels.layouts import LAYOUTS, ROWS, pack_reference
+from fastllm.kernels.layouts import LAYOUTS
 from fastllm.kernels.objects import addresses, callable_at
+from fastllm.kernels.panels import ROWS
 from fastllm.kernels.road import choose_road, wants_prefetch
 from fastllm.kernels.words import Context
 from fastllm.memory.arena import Arena
 from fastllm.quants import BLOCKS, quantize
 from fastllm.step.program import Program
+from tests.naive.activations import layout_reference
+from tests.naive.panels import pack_reference
 
 FLOATS = ("f32", "f16", "bf16")
 

@@ -15,14 +15,15 @@ tile of 16; a block of weights (unsigned) is tile B, one unpacked 64-byte piece 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 
-from fastllm.kernels.dot import Block32, Block256, Pairs
+from fastllm.kernels.codes import FORMATS, Block32, Block256, Codes, Header
+from fastllm.kernels.dot import Product32, Product256
 from fastllm.kernels.emit import Emitter, Value, i8, v16f32, v16i32
-from fastllm.kernels.layouts import LAYOUTS
+from fastllm.kernels.stream import Stream
 
 TOKENS = 16  # of a tile
 _A, _B, _C = 0, 1, 2  # tile registers
@@ -48,7 +49,7 @@ def configure(name: str) -> Callable[..., None]:
     """Generator of (scratch): tile shapes for weight format `name`, for the calling thread."""
 
     def generate(e: Emitter, scratch: Value) -> None:
-        width = 16 if _sub_columns(name) == 16 else 32
+        width = _columns(FORMATS[name])
         palette = [0] * 64
         palette[0] = 1
         for tile, (rows, row_bytes) in {
@@ -70,9 +71,9 @@ def release(e: Emitter) -> None:
     _tile(e, "tilerelease")
 
 
-def _sub_columns(name: str) -> int:
+def _columns(codes: type[Codes]) -> int:
     """Columns that share a scale."""
-    return 16 if name in ("q2_k", "q3_k", "q6_k") else 32
+    return codes.columns if issubclass(codes, Block256) else 32
 
 
 def tiles_generator(name: str) -> Callable[..., None]:
@@ -80,7 +81,7 @@ def tiles_generator(name: str) -> Callable[..., None]:
 
     ``out[token][0:16]`` for ``16 * groups`` tokens, whose activations lie at x in tiles of 16.
     """
-    layout = LAYOUTS[name]
+    unit_bytes = FORMATS[name].layout.unit_bytes
 
     def generate(
         e: Emitter,
@@ -92,15 +93,20 @@ def tiles_generator(name: str) -> Callable[..., None]:
         units: Value,
         scratch: Value,
     ) -> None:
-        work = _Tiles256 if layout.activations == "q256" else _Tiles32
         b = e.b
+        codes = FORMATS[name](Stream(e))
+        kernel: _Tiles32 | _Tiles256
+        if isinstance(codes, Block32):
+            kernel = _Tiles32(e, codes, scratch)
+        else:
+            assert isinstance(codes, Block256)
+            kernel = _Tiles256(e, codes, scratch)
 
         def clear(i: Value, _: list[Value]) -> list[Value]:
             e.store(e.splat(0.0, v16f32), e.add(out, e.mul(i, 64)), 0, 64)
             return []
 
         e.loop(e.mul(groups, TOKENS), [], clear)
-        kernel = work(e, name, scratch)
         per_chunk = kernel.units_per_chunk
         chunks = b.sdiv(b.add(units, e.c(per_chunk - 1)), e.c(per_chunk))
 
@@ -109,7 +115,7 @@ def tiles_generator(name: str) -> Callable[..., None]:
             left = b.sub(units, first)
             few = b.icmp_signed("<", left, e.c(per_chunk))
             count = b.select(few, left, e.c(per_chunk))
-            kernel.unpack(e.add(panel, e.mul(first, layout.unit_bytes)), count)
+            kernel.unpack(e.add(panel, e.mul(first, unit_bytes)), count)
 
             def group(g: Value, _: list[Value]) -> list[Value]:
                 a = b.add(x, e.mul(e.mul(g, TOKENS), token_bytes))
@@ -160,46 +166,42 @@ class _Products:
 
 
 # --------------------------------------------------------------------------- a scale per 32 columns
-class _Unpack32(Block32):
-    """Codes of a block as bytes, scales as floats, into scratch."""
-
-    def store(self, w: Value, block: int, scratch: Value, at: Value) -> None:
-        """Block `block` of the unit at w becomes block number `at` (int64) of the chunk."""
-        e = self.e
-        codes = e.add(scratch, e.mul(at, 512))
-        for weights, dword in self.codes(w, block):
-            e.store(weights(), codes, _BYTES + 64 * dword, 64)
-        fields = e.add(scratch, e.mul(at, 128))
-        scale = 0 if self.has_min else block
-        e.store(self.half(w, 32 * scale), fields, _FIELDS, 64)
-        if self.has_min:
-            e.store(self.half(w, 32), fields, _FIELDS + 64, 64)
-
-
 class _Tiles32:
-    """q4_0 q4_1 q5_0 q5_1 q8_0 iq4_nl: chunks of 8 blocks."""
+    """Codes with a scale per 32 columns: chunks of 8 blocks."""
 
-    def __init__(self, e: Emitter, name: str, scratch: Value) -> None:
-        self.e, self.scratch = e, scratch
-        self.format = _Unpack32(e, name, TOKENS, 0)
-        self.blocks = self.format.blocks
-        self.units_per_chunk = 8 // self.blocks
+    def __init__(self, e: Emitter, codes: Block32, scratch: Value) -> None:
+        self.e, self.codes, self.scratch = e, codes, scratch
+        self.product = Product32(e, codes, TOKENS)
+        self.units_per_chunk = 8 // codes.blocks
 
     def unpack(self, w: Value, count: Value) -> None:
-        e, blocks = self.e, self.blocks
+        """Codes of `count` units as bytes, scales and minima as floats, into scratch."""
+        e, codes = self.e, self.codes
 
         def unit(i: Value, _: list[Value]) -> list[Value]:
-            at = e.add(w, e.mul(i, self.format.layout.unit_bytes))
-            for s in range(blocks):
-                self.format.store(at, s, self.scratch, e.add(e.mul(i, blocks), s))
+            at = e.add(w, e.mul(i, codes.layout.unit_bytes))
+            for s in range(codes.blocks):
+                self._unpack_block(at, s, e.add(e.mul(i, codes.blocks), s))
             return []
 
         e.loop(count, [], unit)
 
+    def _unpack_block(self, w: Value, s: int, at: Value) -> None:
+        """Block s of the unit at w becomes block number `at` of the chunk."""
+        e, codes = self.e, self.codes
+        place = e.add(self.scratch, e.mul(at, 512))
+        for weights, dword in codes.codes(w, s):
+            e.store(weights(), place, _BYTES + 64 * dword, 64)
+        fields = e.add(self.scratch, e.mul(at, 128))
+        e.store(codes.scale(w, s), fields, _FIELDS, 64)
+        if codes.has_minimum:
+            e.store(codes.minimum(w, s), fields, _FIELDS + 64, 64)
+
     def accumulate(self, x: Value, first: Value, count: Value, out: Value) -> None:
-        e, b, blocks, form = self.e, self.e.b, self.blocks, self.format
+        """Add the chunk's products with the 16 tokens at x to their sums."""
+        e, b, codes, product = self.e, self.e.b, self.codes, self.product
         group = 44 * TOKENS
-        start = e.add(x, e.mul(first, group * blocks))
+        start = e.add(x, e.mul(first, group * codes.blocks))
         sums = [e.load(out, v16f32, 64 * t, 64) for t in range(TOKENS)]
 
         def places(i: Value) -> tuple[Value, Value]:
@@ -210,115 +212,68 @@ class _Tiles32:
             a = e.add(start, e.mul(i, group))
             fields = e.add(self.scratch, e.mul(i, 128))
             d = e.load(fields, v16f32, _FIELDS, 64)
-            minimum = e.load(fields, v16f32, _FIELDS + 64, 64) if form.has_min else None
+            minimum = e.load(fields, v16f32, _FIELDS + 64, 64) if codes.has_minimum else None
             new = []
             for t in range(TOKENS):
-                dot = dots[t]
-                if not form.has_min:
-                    offset = e.bcast(a, v16i32, 8 * TOKENS + 4 * t)
-                    dot = b.add(dot, e.sar(offset, form.offset_shift))
-                new.append(form.scaled(a, t, dot, d, minimum, sums[t]))
+                dot = b.add(dots[t], product.minus_offset(a, t)) if codes.offset else dots[t]
+                new.append(product.scaled(a, t, dot, d, minimum, sums[t]))
             return new
 
-        sums = _Products(e, self.scratch, places).loop(e.mul(count, blocks), sums, block)
+        sums = _Products(e, self.scratch, places).loop(e.mul(count, codes.blocks), sums, block)
         for t in range(TOKENS):
             e.store(sums[t], out, 64 * t, 64)
 
 
 # --------------------------------------------------------------------------- K-quants: 256 columns
-class _Unpack256(Block256):
-    """The chunk functions of `Block256`, storing codes where those multiply."""
-
-    def __init__(self, e: Emitter, name: str, scratch: Value) -> None:
-        super().__init__(e, name, TOKENS, 0)
-        self.unroll = True  # sub-block numbers are Python ints
-        self.scratch = scratch
-
-    def dots(
-        self,
-        pairs: Pairs,
-        codes: Value,  # noqa: ARG002
-        offset: Any,  # noqa: ARG002
-        start: Sequence[Value],  # noqa: ARG002
-        wide: bool = False,  # noqa: ARG002
-    ) -> list[Value]:
-        """Return the codes themselves; the caller knows which sub-block they are."""
-        return [weights() for weights, _ in sorted(pairs, key=lambda pair: pair[1])]
-
-    def starts(self, a: Value, s: Any, shift: int) -> list[Value]:  # noqa: ARG002
-        """Return nothing: offsets enter in `_Tiles256.offset`."""
-        return []
-
-    def store(self, w: Value) -> None:
-        """Codes of all sub-blocks to scratch, in order of columns."""
-        steps, chunk = self.chunks()
-        size = 64 * _sub_columns(self.name) // 4
-        for j in range(steps):
-            for s, pieces in chunk(w, w, j):
-                for i, piece in enumerate(pieces):
-                    self.e.store(piece, self.scratch, _BYTES + size * s + 64 * i, 64)
-
-
 class _Tiles256:
-    """q2_k q3_k q4_k q5_k q6_k iq4_xs: a chunk is one super-block."""
+    """Codes with scales of sub-blocks within 256 columns: a chunk is one unit."""
 
     units_per_chunk = 1
 
-    def __init__(self, e: Emitter, name: str, scratch: Value) -> None:
-        self.e, self.name, self.scratch = e, name, scratch
-        self.format = _Unpack256(e, name, scratch)
-        self.columns = _sub_columns(name)
-        self.subs = 256 // self.columns
-        self.header: tuple[Value, Value, list[Value]] | None = None
+    def __init__(self, e: Emitter, codes: Block256, scratch: Value) -> None:
+        self.e, self.codes, self.scratch = e, codes, scratch
+        self.product = Product256(e, codes, TOKENS, None)
+        self.header: Header | None = None
 
     def unpack(self, w: Value, _count: Value) -> None:
-        e = self.e
-        d, dmin, scales, minima = self.format.header(w)
-        for s, scale in enumerate(scales):
+        """Codes of all sub-blocks as bytes, in order of columns, scales as floats, into scratch."""
+        e, codes = self.e, self.codes
+        self.header = codes.header(w)
+        for s, scale in enumerate(self.header.scales):
             e.store(e.to_float(scale), self.scratch, _FIELDS + 64 * s, 64)
-        self.header = (d, dmin, minima)
-        self.format.store(w)
+        for j in range(codes.chunks):
+            for sub in codes.chunk(w, j):
+                first = _BYTES + 16 * codes.columns * sub.number
+                for weights, dword in sub.pairs:
+                    e.store(weights(), self.scratch, first + 64 * dword, 64)
 
     def accumulate(self, x: Value, first: Value, _count: Value, out: Value) -> None:
+        """Add the unit's products with the 16 tokens at x to their sums."""
         assert self.header is not None
-        e, b, form = self.e, self.e.b, self.format
-        d, dmin, minima = self.header
+        e, b, codes, product = self.e, self.e.b, self.codes, self.product
+        header = self.header
         a = e.add(x, e.mul(first, 340 * TOKENS))
-        codes = e.add(a, 84 * TOKENS)
+        activations = e.add(a, 84 * TOKENS)
 
         def places(s: Value) -> tuple[Value, Value]:
-            if self.columns == 32:
-                place = e.add(codes, e.mul(s, 32 * TOKENS))
+            if codes.columns == 32:
+                place = e.add(activations, e.mul(s, 32 * TOKENS))
             else:
                 pair, odd = b.lshr(s, e.c(1)), b.and_(s, e.c(1))
-                place = e.add(e.add(codes, e.mul(pair, 32 * TOKENS)), e.mul(odd, 16))
-            return place, e.add(self.scratch, e.mul(s, 16 * self.columns))
+                place = e.add(e.add(activations, e.mul(pair, 32 * TOKENS)), e.mul(odd, 16))
+            return place, e.add(self.scratch, e.mul(s, 16 * codes.columns))
 
         def sub(s: Value, dots: list[Value], totals: list[Value]) -> list[Value]:
             z = e.load(e.add(self.scratch, e.mul(s, 64)), v16f32, _FIELDS, 64)
-            return [
-                e.fma(e.to_float(self.offset(dots[t], a, s, t)), z, totals[t])
-                for t in range(TOKENS)
-            ]
+            new = []
+            for t in range(TOKENS):
+                dot = b.add(dots[t], product.minus_offset(a, s, t)) if codes.offset else dots[t]
+                new.append(e.fma(e.to_float(dot), z, totals[t]))
+            return new
 
         zeros = [e.splat(0.0, v16f32)] * TOKENS
-        totals = _Products(e, self.scratch, places).loop(self.subs, zeros, sub)
+        subs = 256 // codes.columns
+        totals = _Products(e, self.scratch, places).loop(subs, zeros, sub)
         for t in range(TOKENS):
-            acc = form.scaled(a, t, totals[t], d, e.load(out, v16f32, 64 * t, 64))
-            if minima:
-                acc = form.minus_minima(a, t, minima, dmin, acc)
-            e.store(acc, out, 64 * t, 64)
-
-    def offset(self, dot: Value, a: Value, s: Value, t: int) -> Value:
-        """Add what the offset of the codes contributes: -offset * sum of the activations."""
-        e, b, sums = self.e, self.e.b, 20 * TOKENS
-        shift = {"q6_k": 0, "q3_k": 3}.get(self.name)
-        if shift is not None:
-            at = e.add(a, e.mul(s, 4 * TOKENS))
-            return b.add(dot, e.sar(e.bcast(at, v16i32, sums + 4 * t), shift))
-        if self.name == "iq4_xs":
-            at = e.add(a, e.mul(s, 8 * TOKENS))
-            first = e.bcast(at, v16i32, sums + 4 * t)
-            second = e.bcast(at, v16i32, sums + 4 * (TOKENS + t))
-            return b.add(dot, e.shl(b.add(first, second), 2))
-        return dot
+            acc = product.scaled(a, t, totals[t], header.d, e.load(out, v16f32, 64 * t, 64))
+            e.store(product.minus_minima(a, t, header, acc), out, 64 * t, 64)

@@ -61,13 +61,14 @@ class Emitter:
         one = self.b.insert_element(undef, value, ir.Constant(i32, 0))
         return self.shuf(one, None, [0] * type_.count)
 
-    def add(self, a: Value, offset: Any) -> Value:
-        """Address plus Python int or int64."""
-        if isinstance(offset, int):
-            if offset == 0:
-                return a
-            offset = self.c(offset)
-        return self.b.add(a, offset)
+    def add(self, a: Any, b: Any) -> Any:
+        """Sum of two int64, either of which may be a Python int."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a + b
+        if isinstance(b, int) and b == 0:
+            return a
+        a, b = (self.c(x) if isinstance(x, int) else x for x in (a, b))
+        return self.b.add(a, b)
 
     def mul(self, a: Any, b: Any) -> Any:
         """Product of two int64, either of which may be a Python int."""

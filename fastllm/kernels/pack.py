@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastllm.kernels.context import word
 from fastllm.kernels.jit import compiled
-from fastllm.kernels.layouts import FLIP_SIGNS, ROWS, SPREAD_BITS
 from fastllm.kernels.memory import (
     load_i16_unaligned,
     load_i32_unaligned,
@@ -12,6 +11,7 @@ from fastllm.kernels.memory import (
     store_i16,
     store_i32,
 )
+from fastllm.kernels.panels import FLIP_SIGNS, ROWS, SPREAD_BITS
 from fastllm.kernels.words import Packing
 
 

@@ -12,9 +12,10 @@ from fastllm.errors import UnsupportedError
 from fastllm.flash.feed import Feed, Job, slots_bytes
 from fastllm.flash.reader import FileReader, ring_bytes
 from fastllm.kernels.interpreter_codes import PACK_ARGS
-from fastllm.kernels.layouts import LAYOUTS, ROWS, PanelLayout
+from fastllm.kernels.layouts import LAYOUTS
 from fastllm.kernels.moves import move_table
 from fastllm.kernels.objects import callable_at
+from fastllm.kernels.panels import ROWS, PanelLayout
 from fastllm.memory.arena import Arena
 from fastllm.models import roles
 from fastllm.models.bind import BoundModel, MatrixSource

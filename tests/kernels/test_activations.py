@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 from fastllm.kernels.activations import (
     GROUP,
     KINDS,
-    layout_reference,
     padded_columns,
-    quantize_reference,
     token_bytes,
 )
 from fastllm.kernels.road import ROADS
 from fastllm.kernels.tiles import tile_size, tiles
+from tests.naive.activations import layout_reference, quantize_reference
 
 LARGEST = sorted({road.largest_tile for road in ROADS} | {1, 4})
 # The smallest step of a row that `kernels.activations` allows.

@@ -5,18 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastllm.kernels.layouts import (
-    COPY,
-    FLIP_SIGNS,
-    LAYOUTS,
-    SPREAD_BITS,
-    native_unit_columns,
-    pack_reference,
-    spread_bits,
-)
+from fastllm.kernels.layouts import LAYOUTS, native_unit_columns
 from fastllm.kernels.moves import move_table
+from fastllm.kernels.panels import COPY, FLIP_SIGNS, SPREAD_BITS
 from fastllm.quants import BLOCKS, row_bytes
 from tests.kernels.samples import POSSIBLE_ROADS, pack_rows
+from tests.naive.panels import pack_reference, spread_bits
 
 # Bytes a row's unit is larger than in the file: a lone scale of 16 rows is padded to 64 bytes.
 PADDED = {"q3_k": 2, "q6_k": 2}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastllm.kernels import objects, ops
-from fastllm.kernels.activations import GROUP, layout_reference, quantize_reference, token_bytes
+from fastllm.kernels.activations import GROUP, token_bytes
 from fastllm.kernels.interpreter_codes import MATMUL_SCRATCH, OP_ARGS
 from fastllm.kernels.layouts import LAYOUTS, native_unit_columns
 from fastllm.kernels.road import road_named
@@ -23,6 +23,7 @@ from tests.kernels.samples import (
     pack_rows,
     random_rows,
 )
+from tests.naive.activations import layout_reference, quantize_reference
 
 # Largest error of y, in units of |w| |x| (Euclidean norms of the row and of the activations), about
 # twice what was measured. Integer sums are exact, so a quantized product only rounds once or twice

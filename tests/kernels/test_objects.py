@@ -18,10 +18,11 @@ import fastllm
 from fastllm.errors import KernelError
 from fastllm.kernels import building, objects
 from fastllm.kernels.interpreter_codes import PACK_ARGS
-from fastllm.kernels.layouts import LAYOUTS, pack_reference
+from fastllm.kernels.layouts import LAYOUTS
 from fastllm.kernels.moves import move_table
 from fastllm.kernels.road import ROADS, choose_road, describe, host_features, road_named
 from tests.kernels.samples import POSSIBLE_ROADS, aligned
+from tests.naive.panels import pack_reference
 
 UNIT = "pack"  # the quickest to build
 BEST = POSSIBLE_ROADS[0]

@@ -8,12 +8,13 @@ import pytest
 from fastllm.errors import FormatError
 from fastllm.formats.checkpoint import open_checkpoint
 from fastllm.kernels import objects
-from fastllm.kernels.layouts import LAYOUTS, pack_reference
+from fastllm.kernels.layouts import LAYOUTS
 from fastllm.models.bind import MatrixSource, RowSegment, bind
 from fastllm.quants import quantize
 from fastllm.step import weights as module
 from fastllm.step.weights import Weights, packed_types
 from tests.golden.cases import case, materialize
+from tests.naive.panels import pack_reference
 from tests.naive.weights import weights_of
 from tests.step.batches import Part, feed
 from tests.step.models import quantized
