@@ -102,6 +102,7 @@ class Engine:
         self.clock = clock
         self._pace = Pace(runner.max_batch_tokens, runner.num_parts)
         self._under_way: UnderWay | None = None
+        self._lost = False  # the last pass ended before it was through
         self._unwanted = False
         self.scheduler = self._empty_scheduler()
 
@@ -212,10 +213,12 @@ class Engine:
         if one is not None and not all(seq.in_pass for seq, _ in one.scheduled):
             # Somebody was cancelled or gave way, and the blocks may be another's by now. No
             # sequence has moved, so nothing is lost but time.
-            self._end_pass(one)
+            self._end_pass(one, lost=True)
             one = None
         if one is None:
-            scheduled = self.scheduler.long_prompts(self._pace.chunk(decodes))
+            # After a loss the first job goes alone: whoever comes and goes, it gets on.
+            chunk = self._pace.chunk(decodes)
+            scheduled = self.scheduler.long_prompts(chunk, first_alone=self._lost)
             if not scheduled:
                 return False
             batch, rows = batch_of(scheduled)
@@ -234,17 +237,17 @@ class Engine:
         try:
             logits = self.runner.go_on(one.run, self._pace.parts(decodes, tokens))
         except BaseException:
-            self._end_pass(one)
+            self._end_pass(one, lost=True)
             raise
         now = self.clock()
         done = min(one.run.part, self.runner.num_parts) - before
         self._pace.note_parts(tokens, done, now - begun)
         if logits is not None:
-            self._end_pass(one)
+            self._end_pass(one, lost=False)
             self._advance(one.scheduled, one.rows, logits, one.begun_s, now)
 
-    def _end_pass(self, one: UnderWay) -> None:
-        self._under_way = None
+    def _end_pass(self, one: UnderWay, *, lost: bool) -> None:
+        self._under_way, self._lost = None, lost
         for seq, _ in one.scheduled:
             seq.in_pass = False
 

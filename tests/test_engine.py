@@ -208,6 +208,22 @@ def test_a_pass_that_loses_somebody_is_begun_again_without_it(event):
     assert_all_blocks_back(engine)
 
 
+def test_others_that_come_and_go_in_every_pass_do_not_hold_up_the_first():
+    runner = FakeRunner(num_blocks=16, max_batch_tokens=32, num_parts=3)
+    engine = engine_of(runner)
+    leave_passes(engine, [1])
+    first = sequence(range(40), SamplingParams(temperature=0, max_tokens=1))
+    add(engine, first)
+    for number in range(40):  # a share of each pass is the first one's: 8 tokens
+        other = sequence([number, *range(20)], SamplingParams(max_tokens=1))
+        add(engine, other)
+        engine.step()
+        other.cancelled = True
+        if first.ended:
+            break
+    assert first.ended
+
+
 def test_blocks_taken_from_a_pass_end_it():
     runner = FakeRunner(n_ctx=64, block_size=16, num_blocks=4, num_parts=40)
     engine = engine_of(runner)

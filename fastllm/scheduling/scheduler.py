@@ -94,15 +94,19 @@ class Scheduler(Generic[J]):
         # Also where answers take the whole step, the first one gets a token in.
         return self._plan(decodes, prompts, max(share, 1), part=1)
 
-    def long_prompts(self, most: int) -> list[tuple[J, int]]:
+    def long_prompts(self, most: int, *, first_alone: bool = False) -> list[tuple[J, int]]:
         """Return who computes how many tokens in a pass of long prompts, and mark them.
 
         Parameters
         ----------
         most : int
             Tokens of the pass.
+        first_alone : bool
+            Only of the job that came first.
         """
         prompts = [job for job in self.running if not (job.short or job.stalled)]
+        if first_alone:
+            prompts = sorted(prompts, key=_arrival)[:1]
         share = max(min(most, self._max_batch_tokens), 1)
         part = share if len(prompts) == 1 else max(share // FIRST_SHARE, 1)
         plan = self._plan([], prompts, share, part)
