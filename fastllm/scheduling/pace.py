@@ -19,7 +19,8 @@ SLOWER = 3.0
 ALONE_S = 0.008
 MIN_TOKENS = 8  # of short prompts in a step: fewer do not pay for a pass over the weights
 GRAIN = 64  # of chunks: whole pages, and an even number of the groups that attention works in
-MIN_CHUNK = 128  # of a long prompt: as fast as the longest chunks (96: 5 % slower)
+MIN_CHUNK = 128  # of a long prompt beside answers: 2.5 % slower than the longest chunks (96: 5 %)
+MIN_LONE_CHUNK = 256  # of one that nobody waits for: as fast as the longest
 FIRST_TOKENS = 128  # of a chunk beside answers, before anything was measured
 
 
@@ -69,7 +70,8 @@ class Pace:
         """Tokens of a pass: as many as leave it between layers often enough."""
         if self._part_s is None:
             return self._max_tokens if num_decodes == 0 else min(FIRST_TOKENS, self._max_tokens)
-        tokens = self._tokens(self._patience_s(num_decodes), self._part_s, MIN_CHUNK)
+        least = MIN_CHUNK if num_decodes else MIN_LONE_CHUNK
+        tokens = self._tokens(self._patience_s(num_decodes), self._part_s, least)
         return tokens // GRAIN * GRAIN or tokens
 
     def parts(self, num_decodes: int, num_tokens: int) -> int:

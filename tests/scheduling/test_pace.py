@@ -8,6 +8,7 @@ from fastllm.scheduling.pace import (
     FIRST_TOKENS,
     GRAIN,
     MIN_CHUNK,
+    MIN_LONE_CHUNK,
     MIN_TOKENS,
     SLOWER,
     Pace,
@@ -85,7 +86,7 @@ def test_a_lone_prompt_runs_in_whole_pages_and_is_left_often():
     pace = Pace(512, PARTS)
     for _ in range(20):
         pace.note_parts(512, 1, 512 * 1e-4)
-    assert pace.chunk(0) == max(int(ALONE_S / 1e-4) // GRAIN * GRAIN, MIN_CHUNK)
+    assert pace.chunk(0) == max(int(ALONE_S / 1e-4) // GRAIN * GRAIN, MIN_LONE_CHUNK)
     assert pace.parts(0, 512) == 1
     for _ in range(20):
         pace.note_parts(512, 10, 0.01)
