@@ -11,15 +11,18 @@ the same-bits law).
 
 from __future__ import annotations
 
-# Beside prompts, a token of an answer may take so many times what it takes alone. The promise is 5
-# for the slowest 1 %.
-SLOWER = 3.0
+# A token of an answer may take so many times what it takes alone: beside a long prompt, which is
+# there for seconds, and where short ones arrive. The promise is 5 for the slowest 1 %.
+SLOWER = 2.0
+SLOWER_ONCE = 4.0
 # Parts of a lone prompt's pass, at most, before who came meanwhile is let in: a short prompt takes
 # about as long alone, and may take three times that.
 ALONE_S = 0.008
 MIN_TOKENS = 8  # of short prompts in a step: fewer do not pay for a pass over the weights
 GRAIN = 64  # of chunks: whole pages, and an even number of the groups that attention works in
-MIN_CHUNK = 128  # of a long prompt beside answers: 2.5 % slower than the longest chunks (96: 5 %)
+MIN_CHUNK = (
+    64  # of a long prompt beside answers: one layer of it at position 6,000 is a token's time
+)
 MIN_LONE_CHUNK = 256  # of one that nobody waits for: as fast as the longest
 FIRST_TOKENS = 128  # of a chunk beside answers, before anything was measured
 
@@ -64,7 +67,7 @@ class Pace:
             return self._max_tokens
         if decode_s is None or self._token_s is None:
             return min(MIN_TOKENS, self._max_tokens)
-        return self._tokens((SLOWER - 1) * decode_s, self._token_s, MIN_TOKENS)
+        return self._tokens((SLOWER_ONCE - 1) * decode_s, self._token_s, MIN_TOKENS)
 
     def chunk(self, num_decodes: int) -> int:
         """Tokens of a pass: as many as leave it between layers often enough."""
